@@ -1,0 +1,5 @@
+"""`python -m nightlab` is the command line."""
+
+from nightlab.cli import main
+
+main()

@@ -1,0 +1,148 @@
+"""Benchmarks of the lab itself; every figure is measured in the run that prints it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+from nightlab import task
+from nightlab.decide import Race
+from nightlab.ledger import Event, Ledger
+from nightlab.loop import Loop, Stop
+from nightlab.place import find, held
+from nightlab.proposer import Context
+from nightlab.study import Study
+from nightlab.testing.fakes import InstantSlots
+from nightlab.values import Experiment, Proposal
+from nightlab.workspace import Repository, first_commit
+
+_TASK = '[task]\nrun = "sh run.sh"\neditable = ["knob.txt"]\n[metric]\nname = "score"\ndirection = "lower"\n'
+
+
+class _Counting:
+    """An instant proposer whose every tree is new."""
+
+    name = "counting"
+
+    def propose(self, context: Context) -> Proposal:
+        """Write the next number into the knob."""
+        return Proposal(f"knob {context.number}", {"knob.txt": f"{context.number}\n"})
+
+    def learn(self, experiment: Experiment) -> None:
+        """Nothing."""
+
+
+def overhead(experiments: int, *, jail: str | None = None) -> dict[str, Any]:
+    """The lab's own milliseconds per experiment, everything durable: the time from one decision to the next, less what
+    the bare script takes in the same place."""
+    with tempfile.TemporaryDirectory(prefix="nightlab-bench-", dir=Path.cwd()) as name:
+        folder = Path(name) / "study"
+        _repository(folder)
+        bare = _bare_ms(folder)
+        commit = _commit_ms(folder)
+        place = find(folder)
+        with held(place), closing(Study(place, jail=jail)) as study:
+            study.loop([_Counting()]).run(Stop(experiments=experiments))
+            times = [event.at for event in study.ledger.read() if event.kind == "decided"][1:]
+            level = study.executor.level
+    own = [1000 * (after - before) - bare for before, after in zip(times, times[1:], strict=False)]
+    quarter = max(1, len(own) // 4)
+    return {
+        "own_ms_median": median(own),
+        "own_ms_p95": quantiles(own, n=20)[-1],
+        "experiments": experiments,
+        "peak_mb": peak_mb(),
+        "jail": level,
+        "growth": median(own[-quarter:]) / median(own[:quarter]),
+        "script_ms": bare,
+        "commit_ms": commit,
+    }
+
+
+def _repository(folder: Path) -> None:
+    folder.mkdir()
+    (folder / task.TASK_FILE).write_text(_TASK)
+    (folder / "run.sh").write_text("echo score: 1\n")
+    (folder / "knob.txt").write_text("start\n")
+    first_commit(folder)
+
+
+def _bare_ms(folder: Path) -> float:
+    """The script alone, started and waited for."""
+    times = []
+    for _ in range(30):
+        begin = time.perf_counter()
+        subprocess.run(["sh", "run.sh"], cwd=folder, stdout=subprocess.DEVNULL, check=True)
+        times.append(1000 * (time.perf_counter() - begin))
+    return median(times)
+
+
+def _commit_ms(folder: Path) -> float:
+    """One synchronous commit of one small row on this disk."""
+    with closing(Ledger(folder / "commits.sqlite")) as ledger:
+        times = []
+        for number in range(30):
+            begin = time.perf_counter()
+            ledger.append(Event("note", str(number), {"text": "x"}))
+            times.append(1000 * (time.perf_counter() - begin))
+    return median(times)
+
+
+def peak_mb() -> float:
+    """The most memory this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def scale(experiments: int) -> dict[str, Any]:
+    """The loop, judge and ledger over many experiments, without processes; then the readings people wait for."""
+    with tempfile.TemporaryDirectory(prefix="nightlab-bench-", dir=Path.cwd()) as name:
+        folder = Path(name) / "study"
+        _repository(folder)
+        place = find(folder)
+        with held(place), closing(Ledger(place.ledger)) as ledger, closing(Repository(folder)) as repository:
+            base = repository.head()
+            ledger.append(Event("study", "0", {"seed": 0, "base": base, "metric": "score", "direction": "lower"}))
+            Loop(
+                task=task.load(folder),
+                ledger=ledger,
+                repository=repository,
+                slots=InstantSlots(lambda attempt, texts: 1.0),
+                proposers=[_Counting()],
+                policy=Race(),
+                branch=place.branch,
+            ).run(Stop(experiments=experiments))
+            marks = {e.experiment or 0: e.at for e in ledger.read() if e.kind in ("decided", "proposed")}
+        tenth = experiments // 10
+        first = 1000 * (marks[tenth] - marks[1]) / (tenth - 1)
+        last = 1000 * (marks[experiments] - marks[experiments - tenth]) / tenth
+        return {
+            "experiments": experiments,
+            "ms_first": first,
+            "ms_last": last,
+            "growth": last / first,
+            "status_cpu_s": _command(folder, "status")[0],
+            "log_s": _command(folder, "log", "--limit", "50")[1],
+            "ledger_mb": place.ledger.stat().st_size / 2**20,
+            "peak_mb": peak_mb(),
+        }
+
+
+def _command(folder: Path, *words: str) -> tuple[float, float]:
+    """CPU and wall seconds of a command of ours, the median of three."""
+    found = []
+    for _ in range(3):
+        before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        command = [sys.executable, "-m", "nightlab", "-C", str(folder), *words]
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True, env=dict(os.environ))
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        found.append((cpu, time.perf_counter() - begin))
+    return median(cpu for cpu, _ in found), median(wall for _, wall in found)

@@ -1,0 +1,623 @@
+"""The command line: the only place that puts all parts together. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nightlab.errors import BadTask, NightlabError, StudyStuck
+
+if TYPE_CHECKING:
+    from nightlab.loop import Loop, Stop
+    from nightlab.place import Place
+    from nightlab.study import Study
+
+app = typer.Typer(
+    help="An honest, autonomous research loop for anything that can be scored.",
+    epilog="Exit codes: 0 done, 2 a mistake in what was asked, 3 the study is held by another lab, 4 the study is stuck "
+    "and says why, 5 the ledger cannot be read, 130 stopped by a second Ctrl-C.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: rich takes longer to import than all of our own
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+bench_app = typer.Typer(help="Measure the lab itself.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+StudyName = Annotated[str, typer.Option("--study", help="The study's name.")]
+Workers = Annotated[int, typer.Option(min=1, help="How many runs at a time.")]
+Id = Annotated[int, typer.Argument(metavar="ID", help="The experiment's number.")]
+
+
+def main() -> None:
+    """The entry point: errors become one clear message and an exit code."""
+    try:
+        app()
+    except NightlabError as error:
+        print(f"nightlab: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@app.callback()
+def _root(
+    folder: Annotated[Path | None, typer.Option("-C", "--folder", help="Work in this folder.")] = None,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from nightlab import __version__
+
+        print(f"nightlab {__version__}")
+        raise typer.Exit
+    if folder is not None:
+        if not folder.is_dir():
+            raise BadTask(f"{folder} is not a folder")
+        os.chdir(folder)
+
+
+# ---- a night ----
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="A new folder for it.")] = Path("nightlab-demo"),
+    template: Annotated[str, typer.Option(help="Which template to improve.")] = "tinylm",
+    workers: Annotated[int | None, typer.Option(min=1, help="How many runs at a time (default: 2, or 1 on one core).")] = None,
+    for_: Annotated[str, typer.Option("--for", help="How long to search.")] = "8m",
+    experiments: Annotated[int | None, typer.Option(min=1, help="Stop after so many experiments.")] = None,
+    seed: Annotated[int, typer.Option(help="Where all chance comes from.")] = 0,
+) -> None:
+    """A real study on this machine: no key, no GPU, no download."""
+    from nightlab import tasks
+    from nightlab.loop import Stop
+    from nightlab.workspace import first_commit
+
+    if folder.exists() and any(folder.iterdir()):
+        raise BadTask(f"{folder} exists already; remove it, or name another folder: nightlab demo FOLDER")
+    tasks.write(template, folder)
+    first_commit(folder)
+    os.chdir(folder)
+    workers = workers or min(2, len(os.sched_getaffinity(0)))
+    print(f"The {template} template is in {folder.resolve()}. The tuner searches for {for_}; no language model is used.")
+    stop = Stop(experiments=experiments, seconds=seconds(for_))
+    with _opened("main", seed=seed, workers=workers) as study:
+        _search(study, "tuner", stop)
+        print("Auditing: the result against the start, on fresh seeds and sealed data.")
+        study.audit()
+    _report("main")
+    _picture("main", Path("progress.svg"))
+    print(f"Look around: cd {folder}; nightlab log; nightlab best; nightlab diff; git log nightlab/main")
+
+
+@app.command()
+def run(
+    agent: Annotated[str, typer.Option(help="Who proposes: tuner, unchanged (A/A), or module:attribute.")] = "tuner",
+    workers: Workers = 1,
+    experiments: Annotated[int | None, typer.Option(min=0, help="Stop after so many new experiments.")] = None,
+    for_: Annotated[str | None, typer.Option("--for", help="Stop after this time, e.g. 8h, 30m, 90s.")] = None,
+    target: Annotated[float | None, typer.Option(help="Stop when the metric reaches this.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Where all chance comes from (0 unless said at the start).")] = None,
+    policy: Annotated[str | None, typer.Option(help="How to decide: race, lean, greedy.")] = None,
+    study: StudyName = "main",
+    as_json: Json = False,
+) -> None:
+    """Start a study, or go on with it."""
+    from nightlab.loop import Stop
+
+    stop = Stop(experiments, seconds(for_) if for_ else None, target)
+    with _opened(study, seed=seed, policy=policy, workers=workers) as opened:
+        if not as_json:
+            _say_what_is_left_out(opened)
+        reason = _search(opened, agent, stop, is_quiet=as_json)
+    if as_json:
+        _print_json(_status(study) | {"stopped": reason})
+    else:
+        _report(study)
+
+
+@app.command()
+def check(
+    runs: Annotated[int, typer.Option(min=2, help="How many times to run the baseline.")] = 3,
+    workers: Workers = 1,
+    as_json: Json = False,
+) -> None:
+    """Run the baseline a few times: its noise, the smallest gain that can be seen, what a night buys."""
+    from nightlab.study import check
+
+    found = check(_place("main"), runs=runs, slots=workers)
+    if as_json:
+        _print_json(found)
+        return
+    values = ", ".join(f"{value:.6g}" for value in found["values"])
+    print(f"{found['metric']}: {values} in {runs} runs of {found['seconds']:.3g} s ({found['cpu_seconds']:.3g} CPU s)")
+    print(f"One run varies by {found['sigma']:.3g} (standard deviation).")
+    print(f"A true gain of {found['visible_gain']:.3g} is kept 8 times in 10." if found["sigma"] else "Runs repeat exactly.")
+    print(f"Eight hours are about {found['runs_a_night']} runs. {found['trust']}")
+
+
+@app.command()
+def audit(
+    repeats: Annotated[int | None, typer.Option(min=2, help="Fresh seeds on either side.")] = None,
+    workers: Workers = 1,
+    study: StudyName = "main",
+    as_json: Json = False,
+) -> None:
+    """What the incumbent is really worth: against the start, on fresh seeds and sealed data."""
+    with _opened(study, workers=workers, must_exist=True) as opened:
+        found = opened.audit(repeats)
+    if found is None:
+        raise StudyStuck("there is nothing to audit: nothing has been kept yet")
+    _print_json(found.body()) if as_json else _report(study)
+
+
+# ---- looking ----
+
+
+@app.command()
+def status(study: StudyName = "main", as_json: Json = False) -> None:
+    """The study at a glance."""
+    facts = _status(study)
+    if as_json:
+        _print_json(facts)
+        return
+    start, best, cost = facts["baseline"], facts["incumbent"], facts["cost"]
+    state = f"{facts['running']} running" if _place(study).holder() else "not running"
+    print(f"study {facts['study']}: {state}")
+    print(
+        f"{facts['experiments']} experiments: {facts['kept']} kept (the baseline too), {facts['discarded']} discarded, "
+        f"{facts['crashed']} failed, {facts['rejected']} rejected"
+    )
+    print(f"{facts['metric']}: {_number(start['value'])} at the start, {_number(best['value'])} now ({best['grade']})")
+    if facts["audited"]:
+        print(audit_line(facts))
+    print(f"spent: {cost['seconds']:.0f} slot seconds, {cost['money']:.2f} USD, {cost['tokens']} tokens")
+
+
+@app.command()
+def log(
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the last so many.")] = None,
+    study: StudyName = "main",
+    as_json: Json = False,
+) -> None:
+    """Every experiment: one line each, or one JSON object each."""
+    from nightlab.readings import row
+
+    with closing(_place(study).read()) as ledger:
+        experiments = ledger.experiments(limit=limit, newest=limit is not None)
+    if as_json:
+        for one in experiments:
+            print(json.dumps(row(one)))
+        return
+    from nightlab.dashboard.terminal import decision_line
+
+    for one in experiments:
+        print(decision_line(one))
+
+
+@app.command()
+def show(number: Id, study: StudyName = "main", as_json: Json = False) -> None:
+    """One experiment: hypothesis, evidence, runs, patch, the end of its log."""
+    from nightlab.readings import row
+
+    with closing(_place(study).read()) as ledger:
+        one, runs = ledger.experiment(number), ledger.runs(number)
+        tails = [(ledger.find("ran", run["id"]) or {}).get("tail", "") for run in runs]
+    if as_json:
+        _print_json(row(one) | {"diff": one.diff, "facts": dict(one.facts), "runs": runs, "tail": tails[-1] if tails else ""})
+        return
+    from nightlab.dashboard.terminal import decision_line, harmless
+
+    print(decision_line(one))
+    print(f"parent {one.parent}, proposed by {one.proposer}, grade {one.grade}, commit {one.commit or '-'}, tree {one.tree}")
+    for run in runs:
+        print(f"  run {run['id']}: {run['outcome'] or 'running'} {_number(run['value'])} seed {run['seed']} {run['reason'] or ''}")
+    print("\n".join(map(harmless, one.diff.splitlines())))
+    if tails and tails[-1]:
+        print("end of the log:")
+        print("\n".join("    " + harmless(line) for line in tails[-1].splitlines()))
+
+
+@app.command()
+def diff(
+    number: Annotated[int | None, typer.Argument(metavar="[ID]", help="Without it: the incumbent against the start.")] = None,
+    study: StudyName = "main",
+    as_json: Json = False,
+) -> None:
+    """The patch of an experiment, or of the whole night."""
+    place = _place(study)
+    with closing(place.read()) as ledger:
+        if number is not None:
+            text = ledger.experiment(number).diff
+        else:
+            best, start = ledger.incumbent(), ledger.first()
+            if not (best and start and best.commit and start.commit):
+                raise BadTask("nothing has been kept yet")
+            text = place.repository.git("diff", start.commit, best.commit).decode(errors="replace")
+    _print_json({"diff": text}) if as_json else print(text, end="")
+
+
+@app.command()
+def checkout(
+    number: Id,
+    into: Annotated[Path | None, typer.Option(help="A new folder; your own checkout is never touched.")] = None,
+    study: StudyName = "main",
+    as_json: Json = False,
+) -> None:
+    """Lay out an experiment's whole tree, kept or not."""
+    from nightlab.study import write_tree
+
+    folder = write_tree(_place(study), number, into or Path(f"nightlab-{number}"))
+    _print_json({"folder": str(folder)}) if as_json else print(folder)
+
+
+@app.command()
+def best(study: StudyName = "main", as_json: Json = False) -> None:
+    """The incumbent and the kept changes that led to it."""
+    from nightlab.dashboard.terminal import decision_line
+    from nightlab.readings import row
+
+    with closing(_place(study).read()) as ledger:
+        found = ledger.incumbent()
+        line = ledger.lineage(found.id) if found else []
+    if as_json:
+        _print_json({"incumbent": row(line[-1]) if line else None, "lineage": [row(one) for one in line]})
+        return
+    for one in line:
+        print(decision_line(one))
+    print(f"branch nightlab/{study}" if line else "nothing has been measured yet")
+
+
+@app.command()
+def plot(
+    output: Annotated[Path, typer.Option("-o", "--output", help="SVG or PNG, by its ending.")] = Path("progress.svg"),
+    study: StudyName = "main",
+    as_json: Json = False,
+) -> None:
+    """Draw the progress picture."""
+    _picture(study, output)
+    _print_json({"file": str(output)}) if as_json else print(output)
+
+
+@app.command()
+def export(
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help="tsv (Karpathy's columns), csv or jsonl.")] = "tsv",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="A file; else standard output.")] = None,
+    study: StudyName = "main",
+    as_json: Json = False,
+) -> None:
+    """Your data, in other tools' formats."""
+    from nightlab import exports
+
+    with closing(_place(study).read()) as ledger:
+        text = exports.text(ledger, "jsonl" if as_json else form)
+    if output is None:
+        print(text, end="")
+        return
+    try:
+        exports.write_whole(output, text)
+    except OSError as error:
+        raise BadTask(f"cannot write {output}: {error.strerror}") from error
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A results.tsv in Karpathy's five columns.")],
+    study: StudyName = "main",
+    as_json: Json = False,
+) -> None:
+    """Open an old run in status, log and plot."""
+    from nightlab import exports
+    from nightlab.ledger import Ledger
+    from nightlab.place import held
+
+    rows = list(exports.read_karpathy(file))
+    place = _place(study)
+    with held(place), closing(Ledger(place.ledger)) as ledger:
+        count = exports.take_karpathy(ledger, rows, name=file.name)
+    _print_json(_status(study)) if as_json else print(f"{count} experiments from {file} are in study {study}")
+
+
+# ---- asking ----
+
+
+@app.command()
+def stop(
+    now: Annotated[bool, typer.Option("--now", help="End what is running too; it is run again later.")] = False,
+    study: StudyName = "main",
+    as_json: Json = False,
+) -> None:
+    """Stop the study when what runs has ended; nightlab run goes on with it."""
+    _ask(study, "stop", "now" if now else "", as_json)
+    if now:
+        _wait_until_free(study, 10.0)
+
+
+@app.command()
+def pause(study: StudyName = "main", as_json: Json = False) -> None:
+    """Start nothing new until resume."""
+    _ask(study, "pause", "", as_json)
+
+
+@app.command()
+def resume(study: StudyName = "main", as_json: Json = False) -> None:
+    """Go on after pause."""
+    _ask(study, "resume", "", as_json)
+
+
+@app.command()
+def init(
+    template: Annotated[str | None, typer.Argument(help="tinylm, compress or speed; without it, a task for this folder.")] = None,
+    run: Annotated[str | None, typer.Option(help='What is run, e.g. "python train.py".')] = None,
+    metric: Annotated[str | None, typer.Option(help="The name that the script prints before its number.")] = None,
+    direction: Annotated[str | None, typer.Option(help="lower or higher.")] = None,
+    editable: Annotated[list[str] | None, typer.Option(help="What may change; may be given again.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make this folder a task: from a template, or from the script that is here."""
+    from nightlab import tasks
+
+    if template is not None:
+        written = tasks.write(template, Path.cwd())
+    else:
+        from nightlab.setup import setup
+
+        ask = typer.prompt if sys.stdin.isatty() and not as_json else None
+        written = setup(Path.cwd(), run=run, metric=metric, direction=direction, editable=editable, ask=ask)
+    if as_json:
+        _print_json({"written": written})
+        return
+    print("wrote " + ", ".join(written))
+    print("next: git add -A && git commit -m 'a task for Nightlab', then: nightlab check, nightlab run")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What is missing on this machine, and the exact line that mends it."""
+    from dataclasses import asdict
+
+    from nightlab.doctor import examine
+
+    findings = examine(Path.cwd())
+    if as_json:
+        _print_json([asdict(one) for one in findings])
+        return
+    for one in findings:
+        print(f"{'ok     ' if one.is_well else 'missing'} {one.name}: {one.seen}" + ("" if one.is_well else f"; {one.mend}"))
+
+
+@bench_app.command()
+def overhead(
+    experiments: Annotated[int, typer.Option(min=10, help="How many.")] = 300,
+    jail: Annotated[str | None, typer.Option(help="process or bubblewrap; the best there is unless said.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The lab's own time per experiment: instant proposer, a script that prints a metric at once, one slot."""
+    from nightlab.bench import overhead
+
+    found = overhead(experiments, jail=jail)
+    _print_json(found) if as_json else print(
+        f"own time per experiment: median {found['own_ms_median']:.1f} ms, 95 % below {found['own_ms_p95']:.1f} ms, "
+        f"{found['experiments']} experiments, jail {found['jail']}, peak {found['peak_mb']:.0f} MB; last quarter / first "
+        f"{found['growth']:.2f}; one synchronous commit here: {found['commit_ms']:.2f} ms"
+    )
+
+
+@bench_app.command()
+def scale(
+    experiments: Annotated[int, typer.Option(min=1000, help="How many.")] = 10_000,
+    as_json: Json = False,
+) -> None:
+    """Many experiments in one ledger: does the lab stay as fast as it began?"""
+    from nightlab.bench import scale
+
+    found = scale(experiments)
+    _print_json(found) if as_json else print(
+        f"{found['experiments']} experiments: {found['ms_first']:.2f} ms each at the start, {found['ms_last']:.2f} at the end "
+        f"(x {found['growth']:.2f}); status {found['status_cpu_s']:.2f} CPU s, log --limit 50 {found['log_s']:.2f} s, "
+        f"ledger {found['ledger_mb']:.0f} MB, peak {found['peak_mb']:.0f} MB"
+    )
+
+
+# ---- between the commands ----
+
+
+def seconds(text: str) -> float:
+    """A time as people write it: 8h, 90m, 30s, 1h30m, or plain seconds."""
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", text)
+    if not text or parts is None:
+        raise BadTask(f"{text!r} is not a time; write for example 8h, 90m, 1h30m or 45s")
+    return sum(float(part or 0) * unit for part, unit in zip(parts.groups(), (3600, 60, 1), strict=True))
+
+
+def audit_line(facts: dict[str, Any]) -> str:
+    """The headline: the audited gain with its interval."""
+    found = facts["audited"]
+    percent = "" if found["percent"] is None else f" ({found['percent']:.1f} % of the start)"
+    where = "fresh seeds and sealed data" if found["sealed"] else "fresh seeds"
+    return f"audited on {where}: gain {found['gain']:.4g}{percent}, 95 % interval {found['low']:.4g} to {found['high']:.4g} (E3)"
+
+
+def _place(name: str) -> Place:
+    from nightlab.place import find
+
+    return find(Path.cwd(), name)
+
+
+@contextmanager
+def _opened(
+    name: str, *, seed: int | None = None, policy: str | None = None, workers: int = 1, must_exist: bool = False
+) -> Iterator[Study]:
+    from nightlab.place import held
+    from nightlab.study import Study
+
+    place = _place(name)
+    if must_exist:
+        place.read().close()
+    with held(place):
+        study = Study(place, seed=seed, policy=policy, slots=workers)
+        try:
+            yield study
+        finally:
+            study.close()
+
+
+def _search(study: Study, agent: str, stop: Stop, *, is_quiet: bool = False) -> str:
+    """Run the loop with the view beside it and Ctrl-C in hand."""
+    from nightlab import plugins
+
+    loop = study.loop(plugins.proposers(agent))
+    if is_quiet:
+        with _interruptible(loop):
+            return loop.run(stop)
+    from rich.console import Console
+
+    from nightlab.dashboard.terminal import View, duration
+
+    console, began = Console(), time.monotonic()
+
+    def until() -> str:
+        if stop.seconds is None:
+            return ""
+        return f", {duration(max(0.0, stop.seconds - time.monotonic() + began))} to go"
+
+    print(f"study {study.place.name}: branch {study.place.branch}, jail: {study.jail}")
+    with _interruptible(loop), View(study.place.ledger, name=study.place.name, console=console, until=until), _mirrored(study):
+        reason = loop.run(stop)
+    print(f"stopped: {reason}")
+    return reason
+
+
+@contextmanager
+def _mirrored(study: Study) -> Iterator[None]:
+    """Keep results.tsv beside the ledger, rewritten whole every ten seconds and at the end."""
+    import threading
+
+    from nightlab import exports
+    from nightlab.ledger import Ledger
+
+    over = threading.Event()
+
+    def write() -> None:
+        with closing(Ledger(study.place.ledger)) as ledger:
+            exports.write_whole(study.place.home / "results.tsv", exports.text(ledger, "tsv"))
+
+    def keep_writing() -> None:
+        while not over.wait(10.0):
+            write()
+
+    thread = threading.Thread(target=keep_writing, name="mirror", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        write()
+
+
+@contextmanager
+def _interruptible(loop: Loop) -> Iterator[None]:
+    """Ctrl-C once lets the running experiment finish, twice ends it; a terminate or hang-up ends it at once."""
+
+    def interrupt(signum: int, _: object) -> None:
+        if signum != signal.SIGINT or loop.reason is not None:
+            loop.kill("interrupted")
+        else:
+            print("\nstopping when what runs has ended; Ctrl-C again ends it now", file=sys.stderr)
+            loop.stop("interrupted")
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {one: signal.signal(one, interrupt) for one in signals}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    if loop.is_killed:
+        raise typer.Exit(130)
+
+
+def _status(name: str) -> dict[str, Any]:
+    from nightlab.readings import status
+
+    place = _place(name)
+    with closing(place.read()) as ledger:
+        return status(ledger, name=name, is_running=place.holder() is not None)
+
+
+def _report(name: str) -> None:
+    facts = _status(name)
+    start, best = facts["baseline"]["value"], facts["incumbent"]["value"]
+    print(f"\n{facts['experiments']} experiments, {facts['kept']} kept, {facts['discarded']} discarded, {facts['crashed']} failed.")
+    if facts["audited"]:
+        print(audit_line(facts))
+        validation = facts["audited"]["validation"]
+        print(
+            f"on the search's own data: {validation['percent']:.1f} %, 95 % interval {validation['low']:.4g} to "
+            f"{validation['high']:.4g}"
+        )
+    if start is not None and best is not None:
+        told = "not audited" if not facts["audited"] else "for comparison"
+        print(f"the loop's own claim ({told}): {facts['metric']} {start:.6g} -> {best:.6g}")
+
+
+def _picture(name: str, path: Path) -> None:
+    from nightlab.dashboard.plot import plot
+    from nightlab.stats import spread
+
+    with closing(_place(name).read()) as ledger:
+        study = ledger.study() or {}
+        sigma = spread(ledger.pool(0)) if ledger.first() else None
+        plot(
+            ledger.experiments(),
+            path,
+            metric=str(study.get("metric")),
+            direction=str(study.get("direction")),
+            sigma=sigma,
+        )
+
+
+def _ask(name: str, verb: str, argument: str, as_json: bool) -> None:
+    place = _place(name)
+    with closing(place.read()) as ledger:
+        if place.holder() is None:
+            raise StudyStuck(f"study {name} is not running, so there is nothing to {verb}; go on with it by: nightlab run")
+        ledger.ask(verb, argument)
+    _print_json({"asked": verb}) if as_json else print(f"asked study {name} to {verb}")
+
+
+def _wait_until_free(name: str, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while (holder := _place(name).holder()) is not None:
+        if time.monotonic() > deadline:
+            raise StudyStuck(f"study {name} is still held by {holder} after {patience:g} s")
+        time.sleep(0.05)
+
+
+def _say_what_is_left_out(study: Study) -> None:
+    if study.is_new and (left := study.place.repository.left_out()):
+        shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+        print(f"the study starts from HEAD and leaves out what is not committed: {shown}")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.6g}"
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, default=str))

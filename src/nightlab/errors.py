@@ -1,0 +1,61 @@
+"""What can go wrong, drawn as a tree.
+
+NightlabError                    everything below; its text says what happened, with which value, and what to do next
+├── BadTask                      nightlab.toml or the folder does not describe a task
+├── BadRepository                git is missing, or the repository cannot carry a study
+├── BadLedger                    the ledger cannot be read by this version
+├── BadPlugin                    a name that leads to no proposer, executor or evaluator
+├── StudyBusy                    another lab holds this study
+├── StudyStuck                   the study cannot go on until a person acts: disk full, baseline broken, failures in a row
+├── NotFound                     no such study, experiment or file
+└── Invalid                      a run whose outcome may not be believed; becomes a recorded status, never ends a study
+
+Exit codes: 2 for a mistake in what was asked (BadTask, BadRepository, BadPlugin, NotFound), 3 for StudyBusy,
+4 for StudyStuck, 5 for BadLedger. 130 and 143 are a second Ctrl-C and a terminate signal.
+"""
+
+from __future__ import annotations
+
+
+class NightlabError(Exception):
+    """Anything Nightlab refuses to do, in a sentence a user can act on."""
+
+    exit_code = 2
+
+
+class BadTask(NightlabError):
+    """The task file, or the folder it stands in, does not describe a task."""
+
+
+class BadRepository(NightlabError):
+    """Git is missing, or the repository cannot carry a study."""
+
+
+class BadPlugin(NightlabError):
+    """A name leads to no proposer, executor or evaluator."""
+
+
+class NotFound(NightlabError):
+    """There is no such study, experiment or file."""
+
+
+class StudyBusy(NightlabError):
+    """Another lab holds this study."""
+
+    exit_code = 3
+
+
+class StudyStuck(NightlabError):
+    """The study cannot go on until a person acts; nothing recorded is lost."""
+
+    exit_code = 4
+
+
+class BadLedger(NightlabError):
+    """The ledger cannot be read by this version of Nightlab."""
+
+    exit_code = 5
+
+
+class Invalid(NightlabError):
+    """A run whose outcome may not be believed; the loop records the reason as a status."""

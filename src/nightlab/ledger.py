@@ -1,0 +1,406 @@
+"""The ledger: an append-only journal of events in one SQLite file; all state is a reading of it.
+
+WAL with synchronous=FULL: an appended event survives a power cut (NORMAL lost up to 790 acknowledged rows when power
+was cut under a file system image). One process writes; anyone may read. The tables `experiments` and `runs` are
+projections, kept in the same transaction so that readings stay fast at 10,000 experiments; `rebuild` replays them.
+
+event       body
+study       seed, base (commit), metric, direction, policy, task
+proposed    parent, hypothesis, proposer, tree, diff, facts, expected
+rejected    parent, hypothesis, proposer, diff, kind, reason
+started     run, purpose, seed, asked_by, again
+ran         run, outcome, value, reason, secondary, tail, seconds, cpu_seconds, peak_mb
+decided     status, value, gain, stderr, z, reason, grade, pool
+committed   commit
+audited     gain, low, high, and the runs behind them
+graded      grade
+note        text
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nightlab.errors import BadLedger, NotFound, StudyStuck
+from nightlab.values import Clock, Experiment, Status
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS events (
+    seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, experiment INTEGER, at REAL NOT NULL,
+    body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS control (
+    seq INTEGER PRIMARY KEY, verb TEXT NOT NULL, argument TEXT NOT NULL, at REAL NOT NULL, taken REAL);
+"""
+_PROJECTIONS = """
+CREATE TABLE IF NOT EXISTS experiments (
+    id INTEGER PRIMARY KEY, parent INTEGER, status TEXT NOT NULL, hypothesis TEXT NOT NULL, proposer TEXT NOT NULL,
+    grade TEXT, value REAL, stderr REAL, gain REAL, z REAL, runs INTEGER NOT NULL DEFAULT 0,
+    seconds REAL NOT NULL DEFAULT 0, reason TEXT NOT NULL DEFAULT '', "commit" TEXT, tree TEXT NOT NULL DEFAULT '',
+    facts TEXT NOT NULL DEFAULT '{}', decided INTEGER, peak_mb REAL, money REAL NOT NULL DEFAULT 0,
+    tokens INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS runs (
+    id TEXT PRIMARY KEY, experiment INTEGER NOT NULL, purpose TEXT NOT NULL, seed INTEGER NOT NULL,
+    asked_by INTEGER NOT NULL, again INTEGER NOT NULL, outcome TEXT, value REAL, reason TEXT, seconds REAL, cpu_seconds REAL, peak_mb REAL);
+CREATE INDEX IF NOT EXISTS events_kind ON events (kind, seq);
+CREATE INDEX IF NOT EXISTS experiments_tree ON experiments (tree);
+CREATE INDEX IF NOT EXISTS experiments_status ON experiments (status, decided);
+CREATE INDEX IF NOT EXISTS runs_experiment ON runs (experiment, purpose);
+CREATE INDEX IF NOT EXISTS runs_asked ON runs (asked_by);
+CREATE INDEX IF NOT EXISTS runs_open ON runs (outcome) WHERE outcome IS NULL;
+"""
+_SELECT = """
+SELECT e.id, e.parent, e.status, e.hypothesis, e.proposer, e.grade, e.value, e.stderr, e.gain, e.z, e.runs, e.seconds,
+       e.reason, e."commit", e.tree, json_extract(p.body, '$.diff'), e.facts
+FROM experiments e LEFT JOIN events p ON p.id = 'proposed:' || e.id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One immutable fact. `key` tells apart events of one kind; kind and key together are its identity."""
+
+    kind: str
+    key: str
+    body: Mapping[str, Any] = field(default_factory=dict)
+    experiment: int | None = None
+    at: float = 0.0
+    seq: int = 0
+
+    @property
+    def id(self) -> str:
+        """What makes it idempotent: the same fact is written once, however often it is told."""
+        return f"{self.kind}:{self.key}"
+
+
+class Ledger:
+    """An append-only journal of one study."""
+
+    def __init__(self, path: Path, *, readonly: bool = False, clock: Clock = time.time) -> None:
+        """Open the ledger at a path, making it unless readonly.
+
+        Raises NotFound where there is none to read, BadLedger where it is not ours or from a newer version.
+        """
+        self.path = path
+        self._clock = clock
+        if readonly and not path.exists():
+            raise NotFound(f"there is no ledger at {path}; start a study with: nightlab run")
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=30.0, check_same_thread=False)
+            self._prepare()
+        except sqlite3.DatabaseError as error:
+            raise BadLedger(_why(path, error)) from error
+
+    def _prepare(self) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise BadLedger(
+                f"{self.path} was written by a newer Nightlab (ledger version {version}, this one reads up to "
+                f"{SCHEMA_VERSION}); upgrade with: pip install --upgrade nightlab"
+            )
+        self._db.execute("PRAGMA synchronous = FULL")
+        if version == SCHEMA_VERSION:
+            return
+        self._db.execute("PRAGMA journal_mode = WAL")
+        with self._transaction():
+            for statement in (_SCHEMA + _PROJECTIONS).split(";"):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    # Writing
+
+    def append(self, *events: Event) -> None:
+        """Write events durably, all or none; those already there are passed over.
+
+        Raises StudyStuck when the disk is full: what was acknowledged before is safe.
+        """
+        try:
+            with self._transaction():
+                for event in events:
+                    self._insert(event)
+        except sqlite3.OperationalError as error:
+            raise StudyStuck(_why(self.path, error)) from error
+
+    def _insert(self, event: Event) -> None:
+        at = event.at or self._clock()
+        row = self._db.execute(
+            "INSERT INTO events (id, kind, experiment, at, body) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT (id) DO NOTHING RETURNING seq",
+            (event.id, event.kind, event.experiment, at, json.dumps(dict(event.body), allow_nan=False)),
+        ).fetchone()
+        if row:
+            self._project(event, row[0])
+
+    def _project(self, event: Event, seq: int) -> None:
+        statement = _REDUCERS.get(event.kind)
+        if statement is None:
+            return
+        blank: dict[str, Any] = dict.fromkeys(_COLUMNS)
+        values = blank | dict(event.body) | {"experiment": event.experiment, "seq": seq}
+        values["facts"] = json.dumps(values["facts"] or {})
+        for one in statement:
+            self._db.execute(one, {k: v for k, v in values.items() if not isinstance(v, dict | list)})
+
+    def rebuild(self) -> None:
+        """Make the projections anew from the events alone."""
+        with self._transaction():
+            for table in ("experiments", "runs"):
+                self._db.execute(f"DELETE FROM {table}")
+            for event in self.read():
+                self._project(event, event.seq)
+
+    # Reading
+
+    def read(self, since: int = 0) -> Iterator[Event]:
+        """The events after a sequence number, in order."""
+        rows = self._db.execute(
+            "SELECT seq, id, kind, experiment, at, body FROM events WHERE seq > ? ORDER BY seq", (since,)
+        )
+        for seq, id_, kind, experiment, at, body in rows:
+            yield Event(kind, id_.partition(":")[2], json.loads(body), experiment, at, seq)
+
+    def find(self, kind: str, key: object) -> Mapping[str, Any] | None:
+        """The body of one event, or None."""
+        row = self._db.execute("SELECT body FROM events WHERE id = ?", (f"{kind}:{key}",)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def last(self, kind: str) -> Event | None:
+        """The latest event of a kind."""
+        row = self._db.execute(
+            "SELECT seq, id, experiment, at, body FROM events WHERE kind = ? ORDER BY seq DESC LIMIT 1", (kind,)
+        ).fetchone()
+        return Event(kind, row[1].partition(":")[2], json.loads(row[4]), row[2], row[3], row[0]) if row else None
+
+    def study(self) -> Mapping[str, Any] | None:
+        """What the study was started with; None before it was."""
+        event = self.last("study")
+        return event.body if event else None
+
+    def experiments(
+        self, *, limit: int | None = None, newest: bool = False, status: Status | None = None
+    ) -> list[Experiment]:
+        """Experiments in order of their numbers; `newest` takes the last ones (still in rising order)."""
+        where = "WHERE e.status = :status" if status else ""
+        order = f"ORDER BY e.id {'DESC' if newest else ''} LIMIT :limit"
+        rows = self._db.execute(f"{_SELECT} {where} {order}", {"status": status, "limit": -1 if limit is None else limit})
+        found = [_experiment(row) for row in rows]
+        return found[::-1] if newest else found
+
+    def open_experiments(self) -> list[Experiment]:
+        """Experiments that are owed a decision."""
+        rows = self._db.execute(f"{_SELECT} WHERE e.status IN ('proposed', 'measured', 'racing') ORDER BY e.id")
+        return [_experiment(row) for row in rows]
+
+    def experiment(self, number: int) -> Experiment:
+        """One experiment; NotFound when there is none of that number."""
+        row = self._db.execute(f"{_SELECT} WHERE e.id = ?", (number,)).fetchone()
+        if row is None:
+            raise NotFound(f"there is no experiment {number}; nightlab log lists them")
+        return _experiment(row)
+
+    def first(self) -> Experiment | None:
+        """The baseline; None before the study began."""
+        row = self._db.execute(f"{_SELECT} ORDER BY e.id LIMIT 1").fetchone()
+        return _experiment(row) if row else None
+
+    def incumbent(self) -> Experiment | None:
+        """The experiment that was kept last; None before the baseline is measured."""
+        row = self._db.execute(f"{_SELECT} WHERE e.status = 'kept' ORDER BY e.decided DESC LIMIT 1").fetchone()
+        return _experiment(row) if row else None
+
+    def lineage(self, number: int) -> list[Experiment]:
+        """From the baseline to this experiment, parent by parent."""
+        line = [self.experiment(number)]
+        while (parent := line[-1].parent) is not None:
+            line.append(self.experiment(parent))
+        return line[::-1]
+
+    def counts(self) -> dict[str, int]:
+        """How many experiments stand at each status."""
+        return dict(self._db.execute("SELECT status, count(*) FROM experiments GROUP BY status").fetchall())
+
+    def count(self, kind: str) -> int:
+        """How many events of a kind there are."""
+        return int(self._db.execute("SELECT count(*) FROM events WHERE kind = ?", (kind,)).fetchone()[0])
+
+    def last_seq(self) -> int:
+        """The sequence number of the latest event."""
+        return int(self._db.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0])
+
+    def next_number(self) -> int:
+        """The number of the next experiment."""
+        return int(self._db.execute("SELECT coalesce(max(id), -1) + 1 FROM experiments").fetchone()[0])
+
+    def was_tried(self, tree: str) -> int | None:
+        """The first experiment that tried this very tree, if any did."""
+        row = self._db.execute("SELECT min(id) FROM experiments WHERE tree = ?", (tree,)).fetchone()
+        return None if row is None else row[0]
+
+    def recent_gains(self, count: int) -> list[float]:
+        """The estimated gains of the last proposals that ran, oldest first; 0 where not kept."""
+        rows = self._db.execute(
+            "SELECT CASE status WHEN 'kept' THEN coalesce(gain, 0) ELSE 0 END FROM experiments "
+            "WHERE decided IS NOT NULL AND id > 0 AND status != 'rejected' ORDER BY decided DESC LIMIT ?",
+            (count,),
+        )
+        return [gain for (gain,) in rows][::-1]
+
+    def values(self, experiment: int, *purposes: str) -> list[float]:
+        """The values of an experiment's finished runs of these purposes, in the order they ended."""
+        marks = ", ".join("?" * len(purposes))
+        rows = self._db.execute(
+            f"SELECT r.value FROM runs r JOIN events e ON e.id = 'ran:' || r.id WHERE r.experiment = ? "
+            f"AND r.purpose IN ({marks}) AND r.value IS NOT NULL ORDER BY e.seq",
+            (experiment, *purposes),
+        )
+        return [value for (value,) in rows]
+
+    def pool(self, experiment: int) -> list[float]:
+        """The unselected runs of an incumbent: what its rivals are raced against."""
+        start = (self.find("decided", experiment) or {}).get("pool") or []
+        return [*start, *self.values(experiment, "incumbent")]
+
+    def repeats(self) -> list[tuple[int, float]]:
+        """Experiment and value of every run that was made to repeat an incumbent, in the order they ended."""
+        return self._db.execute(
+            "SELECT r.experiment, r.value FROM runs r JOIN events e ON e.id = 'ran:' || r.id "
+            "WHERE r.purpose = 'incumbent' AND r.value IS NOT NULL ORDER BY e.seq"
+        ).fetchall()
+
+    def unfinished(self) -> list[dict[str, Any]]:
+        """Runs that were started and of which no end is recorded, in order."""
+        rows = self._db.execute(
+            "SELECT id, experiment, purpose, seed, asked_by, again FROM runs WHERE outcome IS NULL ORDER BY rowid"
+        )
+        names = ("run", "experiment", "purpose", "seed", "asked_by", "again")
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def has_refreshed(self, experiment: int) -> bool:
+        """Whether this experiment has asked for a run of its incumbent."""
+        row = self._db.execute(
+            "SELECT 1 FROM runs WHERE asked_by = ? AND purpose = 'incumbent' AND outcome IS NOT NULL", (experiment,)
+        )
+        return row.fetchone() is not None
+
+    def runs(self, experiment: int) -> list[dict[str, Any]]:
+        """Every run of an experiment, as recorded."""
+        rows = self._db.execute("SELECT * FROM runs WHERE experiment = ? ORDER BY rowid", (experiment,))
+        names = [column[0] for column in rows.description]
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def peaks(self) -> dict[int, float]:
+        """Peak megabytes per experiment, where they are known."""
+        return dict(self._db.execute("SELECT id, peak_mb FROM experiments WHERE peak_mb IS NOT NULL").fetchall())
+
+    def spent(self) -> dict[str, float]:
+        """What the study has cost so far: slot seconds, money, tokens."""
+        seconds = self._db.execute("SELECT coalesce(sum(seconds), 0) FROM runs").fetchone()[0]
+        money, tokens, imported = self._db.execute(
+            "SELECT coalesce(sum(money), 0), coalesce(sum(tokens), 0), "
+            "coalesce(sum(CASE runs WHEN 0 THEN seconds ELSE 0 END), 0) FROM experiments"
+        ).fetchone()
+        audits = "SELECT coalesce(sum(json_extract(body, '$.seconds')), 0) FROM events WHERE kind = 'audited'"
+        seconds += imported + self._db.execute(audits).fetchone()[0]
+        return {"seconds": seconds, "money": money, "tokens": tokens}
+
+    # The control table: what people ask of a running lab
+
+    def ask(self, verb: str, argument: str = "") -> None:
+        """Leave a wish for the lab that runs this study."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO control (verb, argument, at) VALUES (?, ?, ?)", (verb, argument, self._clock())
+            )
+
+    def wishes(self) -> list[tuple[str, str]]:
+        """Take the wishes that nobody has taken yet, oldest first."""
+        if not self._db.execute("SELECT 1 FROM control WHERE taken IS NULL LIMIT 1").fetchone():
+            return []
+        with self._transaction():
+            rows = self._db.execute("SELECT verb, argument FROM control WHERE taken IS NULL ORDER BY seq").fetchall()
+            self._db.execute("UPDATE control SET taken = ? WHERE taken IS NULL", (self._clock(),))
+        return rows
+
+
+_COLUMNS = (
+    *("parent", "hypothesis", "proposer", "tree", "facts", "reason", "run", "purpose", "seed", "asked_by", "again"),
+    *("outcome", "value", "seconds", "cpu_seconds", "peak_mb", "status", "gain", "stderr", "z", "grade", "commit", "money"),
+    "tokens",
+)
+_REDUCERS: dict[str, tuple[str, ...]] = {
+    "proposed": (
+        "INSERT INTO experiments (id, parent, status, hypothesis, proposer, tree, facts, money, tokens) VALUES "
+        "(:experiment, :parent, 'proposed', :hypothesis, :proposer, :tree, :facts, coalesce(:money, 0), "
+        "coalesce(:tokens, 0))",
+    ),
+    "rejected": (
+        "INSERT INTO experiments (id, parent, status, hypothesis, proposer, reason, decided, facts) VALUES "
+        "(:experiment, :parent, 'rejected', :hypothesis, :proposer, :reason, :seq, :facts)",
+    ),
+    "started": (
+        "INSERT INTO runs (id, experiment, purpose, seed, asked_by, again) VALUES "
+        "(:run, :experiment, :purpose, :seed, :asked_by, :again) "
+        "ON CONFLICT (id) DO UPDATE SET again = :again, outcome = NULL",
+    ),
+    "ran": (
+        "UPDATE runs SET outcome = :outcome, value = :value, reason = :reason, seconds = :seconds, "
+        "cpu_seconds = :cpu_seconds, peak_mb = :peak_mb WHERE id = :run",
+        "UPDATE experiments SET runs = runs + 1, seconds = seconds + :seconds, "
+        "peak_mb = max(coalesce(peak_mb, 0), coalesce(:peak_mb, 0)) WHERE id = :experiment",
+    ),
+    "racing": ("UPDATE experiments SET status = 'racing', reason = :reason WHERE id = :experiment",),
+    "decided": (
+        "UPDATE experiments SET status = :status, value = :value, gain = :gain, stderr = :stderr, z = :z, "
+        "reason = :reason, grade = :grade, decided = :seq, "
+        "seconds = CASE WHEN runs = 0 THEN coalesce(:seconds, 0) ELSE seconds END, "
+        "peak_mb = coalesce(:peak_mb, peak_mb) WHERE id = :experiment",
+    ),
+    "committed": ('UPDATE experiments SET "commit" = :commit WHERE id = :experiment',),
+    "graded": ("UPDATE experiments SET grade = :grade WHERE id = :experiment",),
+}
+
+
+def _experiment(row: tuple[Any, ...]) -> Experiment:
+    number, parent, status, hypothesis, proposer, *rest, diff, facts = row
+    fields = ("grade", "value", "stderr", "gain", "z", "runs", "seconds", "reason", "commit", "tree")
+    known = dict(zip(fields, rest, strict=True))
+    return Experiment(
+        number, parent, Status(status), hypothesis, proposer, diff=diff or "", facts=json.loads(facts), **known
+    )
+
+
+def _why(path: Path, error: sqlite3.Error) -> str:
+    text = str(error)
+    if "full" in text:
+        return f"the disk under {path} is full; free some space, then go on with: nightlab run"
+    if "readonly" in text or "unable to open" in text:
+        return f"cannot write {path} ({text}); make the folder writable"
+    return f"cannot use the ledger {path}: {text}; move it away to start anew, or restore a copy"
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Ledger]:
+    """A ledger opened for reading only."""
+    with closing(Ledger(path, readonly=True)) as ledger:
+        yield ledger

@@ -1,0 +1,604 @@
+"""The loop: propose, apply, run, evaluate, decide, record; for as long as people want, through any interruption.
+
+    ask    a proposer has an idea: it is checked, numbered and recorded
+    step   obey, fill every free slot, wait for a run to end, tell
+    tell   a run has ended: it is recorded and judged; what wins is committed
+
+Record first, then act: an event is durable before a run starts or git moves, so a lab that is killed at any instant
+finds its way back from the ledger. Evidence is always relative to an experiment's own parent: a win whose parent is
+no longer the incumbent is merged onto the incumbent and raced there as a new experiment.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import Any
+
+from nightlab.decide import Evidence, Policy
+from nightlab.errors import StudyStuck
+from nightlab.ledger import Event, Ledger
+from nightlab.proposer import Context, Proposer
+from nightlab.runner import Attempt, Finding, Slots
+from nightlab.search import Bandit
+from nightlab.stats import Spread
+from nightlab.task import Task
+from nightlab.values import (
+    Clock,
+    Cost,
+    Decision,
+    Experiment,
+    Files,
+    Grade,
+    Outcome,
+    Proposal,
+    Side,
+    Status,
+    derived_seed,
+    improvement,
+)
+from nightlab.workspace import TRAILER, Repository, Tree, difference, is_plain, merged, patched
+
+BASELINE = 0
+FAILURES_IN_A_ROW = 20
+_MEMORY = 200
+_TICK = 0.25
+_MOST_LOST = 3
+_LARGEST_PATCH = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """When to end by itself: so many new experiments, so many seconds, a metric value reached; None: never."""
+
+    experiments: int | None = None
+    seconds: float | None = None
+    target: float | None = None
+
+
+@dataclass(slots=True)
+class Standing:
+    """A kept experiment as others are raced against it: its tree, its editable texts, its unselected runs."""
+
+    number: int
+    commit: str
+    tree: Tree
+    texts: dict[str, str]
+    pool: list[float]
+
+
+@dataclass(slots=True)
+class Race:
+    """An experiment under way."""
+
+    number: int
+    parent: Standing
+    proposal: Proposal
+    proposer: str
+    tree: Tree
+    values: list[float] = field(default_factory=list)
+    runs: int = 0
+    seconds: float = 0.0
+    is_refreshed: bool = False
+
+
+class Loop:
+    """One study's loop over a ledger, a repository, slots and proposers. `home` is where the study keeps its files."""
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        ledger: Ledger,
+        repository: Repository,
+        slots: Slots,
+        proposers: Sequence[Proposer],
+        policy: Policy,
+        branch: str,
+        seed: int = 0,
+        ideas: Mapping[str, str] | None = None,
+        instructions: Callable[[], str] = str,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.task, self.ledger, self.repository, self.slots, self.policy = task, ledger, repository, slots, policy
+        self.branch, self.seed = branch, seed
+        self.reason: str | None = None
+        self.is_paused = False
+        self._proposers = {proposer.name: proposer for proposer in proposers}
+        self._bandit = Bandit(list(self._proposers))
+        self._ideas, self._instructions, self._clock = ideas or {}, instructions, clock
+        self._standings: dict[int, Standing] = {}
+        self._races: dict[int, Race] = {}
+        self._queue: deque[Attempt] = deque()
+        self._adopting: set[str] = set()
+        self._flying: dict[Future[Finding], Attempt] = {}
+        self._ready: deque[tuple[str, Proposal]] = deque()
+        self._unwritten: list[Event] = []
+        self._history: deque[Experiment] = deque(maxlen=_MEMORY)
+        self._gains: deque[float] = deque(maxlen=20)
+        self._spread = Spread()
+        self._baseline_runs: set[str] = set()
+        self._costs: list[Cost] = []
+        self._asked = self._failures = self._lost = self._next = 0
+        self._stop, self._began = Stop(), clock()
+        self.is_killed = self._is_measured = False
+
+    # The sentence
+
+    def run(self, stop: Stop | None = None) -> str:
+        """Go on until a stop rule, a person, or nothing is left to try; returns which. The study can be resumed.
+
+        Raises StudyStuck where it cannot go on until a person acts.
+        """
+        self._stop, self._began = stop or Stop(), self._clock()
+        self.begin()
+        while self.reason is None or self._flying or (not self.is_killed and (self._races or self._queue)):
+            self.reason = self.reason or self._why_stop()
+            self.step()
+        self._flush()
+        return self.reason
+
+    def step(self) -> None:
+        """Obey, fill every free slot, wait for a run to end, tell."""
+        self._obey()
+        while self.slots.is_idle() and not self.is_killed and (self._queue or self.ask()):
+            self._start(self._queue.popleft())
+        self._flush()
+        done, _ = wait(self._flying, timeout=_TICK, return_when=FIRST_COMPLETED)
+        for future in sorted(done, key=lambda one: self._flying[one].run):
+            self.tell(self._flying.pop(future), future.result())
+
+    def ask(self) -> bool:
+        """Have an idea, check it, number it and record it; False when nothing is to be started now."""
+        self.reason = self.reason or self._why_stop()
+        if self.reason or self.is_paused or not self._is_measured:
+            return False
+        for name, proposal in self._proposals():
+            if (problem := self._problem(proposal)) is None:
+                self._open(name, proposal)
+                return bool(self._queue)
+            self._reject(name, proposal, *problem)
+            if self.reason:
+                return False
+        if not self._flying and not self.reason:
+            self.reason = "no proposer has an idea left"
+        return False
+
+    def tell(self, attempt: Attempt, finding: Finding) -> None:
+        """Record how a run ended, judge what waited for it, commit what won."""
+        if finding.run.outcome is Outcome.KILLED:
+            self._lose(attempt, finding)
+            return
+        self._record(attempt, finding)
+        if attempt.purpose == "incumbent":
+            self._tell_incumbent(attempt, finding)
+        else:
+            self._tell_candidate(self._races[attempt.asked_by], finding)
+
+    # Having an idea
+
+    def _proposals(self) -> Iterator[tuple[str, Proposal]]:
+        """What is ready, then what the proposers say, the most promising proposer first."""
+        while self._ready:
+            yield self._ready.popleft()
+        while True:
+            context, had = self._context(), False
+            for name in self._bandit.order(seed=self.seed, number=self._next):
+                if (proposal := self._proposers[name].propose(context)) is not None:
+                    yield name, proposal
+                    had = True
+                    break
+            if not had:
+                return
+
+    def _context(self) -> Context:
+        best = self._best
+        return Context(
+            files=best.texts,
+            metric=self.task.metric.name,
+            direction=self.task.metric.direction,
+            number=self._next - 1,
+            seed=self.seed,
+            incumbent=best.number,
+            value=fmean(best.pool) if best.pool else None,
+            sigma=self.sigma,
+            history=tuple(self._history),
+            ideas=self._ideas,
+            instructions=self._instructions(),
+            was_tried=lambda files: self.ledger.was_tried(best.tree.changed(files).id) is not None,
+        )
+
+    def _problem(self, proposal: Proposal) -> tuple[str, str] | None:
+        """Why this proposal may not run: the kind of problem and the words; None when it may."""
+        for path, text in proposal.files.items():
+            if not is_plain(path) or not self.task.is_editable(path):
+                return "scope", f"{path} is not editable here; editable: {', '.join(self.task.task.editable)}"
+            if (entry := self._best.tree.entries.get(path)) and not entry.mode.startswith("100"):
+                return "symlink", f"{path} is a symbolic link"
+            if text is not None and len(text) > _LARGEST_PATCH:
+                return "size", f"{path} would hold {len(text)} characters; the most is {_LARGEST_PATCH}"
+        if proposal.files and (tried := self.ledger.was_tried(self._best.tree.changed(proposal.files).id)) is not None:
+            return "duplicate", f"the same tree was tried as experiment {tried}"
+        return None
+
+    def _open(self, name: str, proposal: Proposal) -> None:
+        race = Race(self._take_number(), self._best, proposal, name, self._best.tree.changed(proposal.files))
+        self._races[race.number] = race
+        self._asked += 1
+        body = self._words(name, proposal) | {"tree": race.tree.id, "expected": proposal.expected}
+        body |= {"money": proposal.cost.money, "tokens": proposal.cost.tokens}
+        self._write(Event("proposed", str(race.number), body, race.number))
+        self._judge(race)
+
+    def _reject(self, name: str, proposal: Proposal, kind: str, reason: str) -> None:
+        number = self._take_number()
+        body = self._words(name, proposal) | {"kind": kind, "reason": f"{kind}: {reason}"}
+        self._write(Event("rejected", str(number), body, number))
+        self._flush()
+        self._remember(self.ledger.experiment(number))
+
+    def _words(self, name: str, proposal: Proposal) -> dict[str, Any]:
+        return {
+            "parent": self._best.number,
+            "hypothesis": " ".join(proposal.hypothesis.split())[:300],
+            "proposer": name,
+            "diff": difference(self._best.texts, proposal.files),
+            "facts": dict(proposal.facts),
+        }
+
+    def _take_number(self) -> int:
+        self._next += 1
+        return self._next - 1
+
+    # Running
+
+    def _start(self, attempt: Attempt) -> None:
+        if attempt.purpose == "incumbent":
+            tree, texts = self._standing(attempt.experiment).tree, None
+        else:
+            race = self._races[attempt.asked_by]
+            tree, texts = race.tree, race.proposal.files
+        body = {name: getattr(attempt, name) for name in ("run", "purpose", "seed", "asked_by", "again")}
+        self._write(Event("started", attempt.token, body, attempt.experiment))
+        self._flush()
+        begin = self.slots.adopt if attempt.run in self._adopting else self.slots.start
+        self._adopting.discard(attempt.run)
+        self._flying[begin(attempt, tree, texts or {})] = attempt
+
+    def _want(self, side: Side, race: Race) -> None:
+        """Queue one more run of a side; two races that both wait for the incumbent share one."""
+        if side == "candidate":
+            race.runs += 1
+            run = f"{race.number}-{race.runs}"
+            self._queue.append(Attempt(run, race.number, "candidate", derived_seed(self.seed, run), race.number))
+        else:
+            race.is_refreshed, experiment = True, race.parent.number
+            if any(a.purpose == "incumbent" and a.experiment == experiment for a in self._under_way()):
+                return
+            run = f"{experiment}-incumbent-{race.number}-{len(race.parent.pool)}"
+            self._queue.append(Attempt(run, experiment, "incumbent", derived_seed(self.seed, run), race.number))
+
+    def _under_way(self) -> Iterator[Attempt]:
+        yield from self._queue
+        yield from self._flying.values()
+
+    # Judging
+
+    def _record(self, attempt: Attempt, finding: Finding) -> None:
+        run, cost = finding.run, finding.run.cost
+        body = {
+            "run": attempt.run,
+            "outcome": run.outcome if finding.invalid is None else "invalid",
+            "reason": finding.invalid or run.reason,
+            "value": finding.measurement.value if finding.measurement else None,
+            "secondary": dict(finding.measurement.secondary) if finding.measurement else {},
+            "tail": finding.tail,
+            "seconds": cost.seconds,
+            "cpu_seconds": cost.cpu_seconds,
+            "peak_mb": cost.peak_mb,
+        }
+        self._write(Event("ran", attempt.run, body, attempt.experiment))
+
+    def _lose(self, attempt: Attempt, finding: Finding) -> None:
+        """A run was ended by the lab, or with it: that says nothing about the patch, so it is run again."""
+        if self.is_killed:
+            return
+        if attempt.again >= _MOST_LOST:
+            raise StudyStuck(f"run {attempt.run} was lost {attempt.again + 1} times ({finding.run.reason}); see nightlab doctor")
+        self._queue.appendleft(replace(attempt, again=attempt.again + 1))
+
+    def _tell_incumbent(self, attempt: Attempt, finding: Finding) -> None:
+        standing = self._standing(attempt.experiment)
+        if finding.measurement is None:
+            self._lost += 1
+            if not self._is_measured or self._lost >= _MOST_LOST:
+                self._flush()
+                raise StudyStuck(_broken(standing.number, finding))
+        else:
+            self._lost = 0
+            standing.pool.append(finding.measurement.value)
+            self._spread.add(standing.number, finding.measurement.value)
+            self._costs += [finding.run.cost] if not self._is_measured else []
+        if not self._is_measured:
+            self._finish_baseline()
+            return
+        for race in [race for race in self._races.values() if race.parent is standing and not self._is_awaited(race)]:
+            self._judge(race)
+
+    def _is_awaited(self, race: Race) -> bool:
+        return any(a.purpose == "candidate" and a.asked_by == race.number for a in self._under_way())
+
+    def _tell_candidate(self, race: Race, finding: Finding) -> None:
+        race.seconds += finding.run.cost.seconds
+        if finding.measurement is not None:
+            race.values.append(finding.measurement.value)
+            self._judge(race)
+            return
+        run = finding.run
+        status = Status.INVALID if finding.invalid else Status(run.outcome.value)
+        self._close(race, status, Decision("discard", None, None, None, None, finding.invalid or _failure(finding)))
+
+    def _judge(self, race: Race) -> None:
+        decision = self.policy.decide(self._evidence(race))
+        if decision.verdict == "more":
+            assert decision.side is not None
+            if race.values:
+                key = f"{race.number}:{len(race.values)}:{len(race.parent.pool)}"
+                self._write(Event("racing", key, {"reason": decision.reason}, race.number))
+            self._want(decision.side, race)
+        elif decision.verdict == "discard":
+            lost_narrowly = decision.z is not None and decision.z > 0
+            self._close(race, Status.SHELVED if lost_narrowly else Status.DISCARDED, decision)
+        elif race.parent is self._best:
+            self._close(race, Status.KEPT, decision)
+        else:
+            self._merge(race, decision)
+
+    def _evidence(self, race: Race) -> Evidence:
+        return Evidence(
+            candidate=race.values,
+            incumbent=race.parent.pool,
+            sigma=self.sigma or 0.0,
+            recent_gains=tuple(self._gains),
+            lower_is_better=self.task.metric.direction == "lower",
+            proposals=race.number - 1,
+            refreshed=race.is_refreshed,
+        )
+
+    def _merge(self, race: Race, decision: Decision) -> None:
+        """A win over an incumbent that has been replaced meanwhile is put onto the new one and raced there."""
+        both = merged(race.parent.texts, self._best.texts, race.proposal.files)
+        words = f"{decision.reason}; won against experiment {race.parent.number}, but {self._best.number} was kept meanwhile"
+        if both is None:
+            self._close(race, Status.SHELVED, replace(decision, reason=f"{words}, and the two conflict"))
+            return
+        files = {path: text for path, text in both.items() if text != self._best.texts.get(path)}
+        self._ready.append((race.proposer, replace(race.proposal, files=files, cost=Cost())))
+        self._close(race, Status.SHELVED, replace(decision, reason=f"{words}: merged onto it and tried again"))
+
+    def _close(self, race: Race, status: Status, decision: Decision) -> None:
+        """Record the decision; only when it is durable may git move."""
+        del self._races[race.number]
+        kept = status is Status.KEPT
+        body: dict[str, Any] = {
+            "status": status,
+            "value": fmean(race.values) if race.values else None,
+            "gain": decision.gain,
+            "stderr": decision.stderr,
+            "z": decision.z,
+            "reason": decision.reason,
+            "grade": _grade(race) if race.values else None,
+            "pool": self.policy.successor(race.values) if kept else None,
+        }
+        self._write(Event("decided", str(race.number), body, race.number))
+        self._flush()
+        experiment = self.ledger.experiment(race.number)
+        self._remember(experiment)
+        if kept:
+            self._commit(experiment, race.parent, race.proposal.files)
+            self._best = self._standing(race.number)
+            self._forget()
+
+    def _commit(self, experiment: Experiment, parent: Standing, files: Files) -> None:
+        message = commit_message(experiment, self.task.metric.name)
+        commit = self.repository.keep(self.branch, parent=parent.commit, files=files, message=message)
+        self.ledger.append(Event("committed", str(experiment.id), {"commit": commit}, experiment.id))
+
+    def _remember(self, experiment: Experiment) -> None:
+        """What a finished experiment teaches: the proposers, the bandit, and how rich the vein is."""
+        if experiment.id == BASELINE:
+            return
+        self._history.append(experiment)
+        self._bandit.learn(experiment)
+        for proposer in self._proposers.values():
+            proposer.learn(experiment)
+        self._failures = self._failures + 1 if experiment.status.is_failure else 0
+        if experiment.status is not Status.REJECTED:
+            self._gains.append((experiment.gain or 0.0) if experiment.status is Status.KEPT else 0.0)
+        if self._failures >= FAILURES_IN_A_ROW:
+            self.reason = f"{self._failures} failures in a row; the last: {experiment.reason}"
+
+    # Beginning and resuming
+
+    def begin(self) -> None:
+        """Take the study up where the ledger left it; a new one starts with its baseline."""
+        if self.ledger.next_number() == BASELINE:
+            self._open_baseline()
+        self._next = self.ledger.next_number()
+        for experiment in self.ledger.experiments():
+            if not experiment.status.is_open:
+                self._remember(experiment)
+        self.reason, self._asked, self._failures = None, 0, 0
+        for number, value in self.ledger.repeats():
+            self._spread.add(number, value)
+        self._best = self._standing(BASELINE)
+        self._costs = [_cost(run) for run in self.ledger.runs(BASELINE) if run["value"] is not None]
+        self._repair()
+        self._resume()
+
+    def _open_baseline(self) -> None:
+        commit = str((self.ledger.study() or {})["base"])
+        tree = self.repository.tree(commit).id
+        body: dict[str, Any] = {"parent": None, "hypothesis": "baseline", "proposer": "lab", "tree": tree, "diff": ""}
+        committed = Event("committed", "0", {"commit": commit}, BASELINE)
+        self.ledger.append(Event("proposed", "0", body, BASELINE), committed)
+
+    def _finish_baseline(self) -> None:
+        """Once the baseline has its runs: noise, limits, and the first incumbent."""
+        runs = self.policy.baseline_runs
+        for number in range(1, runs + 1):
+            run = f"0-{number}"
+            if run not in self._baseline_runs:
+                self._baseline_runs.add(run)
+                self._queue.append(Attempt(run, BASELINE, "incumbent", derived_seed(self.seed, run), BASELINE))
+        base = self._standing(BASELINE)
+        if len(base.pool) < runs:
+            return
+        self.slots.set_baseline(self._costs[:runs])
+        if self.ledger.experiment(BASELINE).status.is_open:
+            value, reason = fmean(base.pool), f"the start; one run varies by {self.sigma or 0:.3g}"
+            body: dict[str, Any] = {"status": Status.KEPT, "value": value, "reason": reason, "grade": "E1", "pool": []}
+            self._write(Event("decided", "0", body, BASELINE))
+            self._flush()
+        self._is_measured = True
+
+    def _repair(self) -> None:
+        """Make the branch what the ledger says: finish a keep whose commit was interrupted, mend a moved branch."""
+        incumbent = self.ledger.incumbent() or self.ledger.experiment(BASELINE)
+        tip = self.repository.commit(f"refs/heads/{self.branch}")
+        if incumbent.commit is None and tip and self.repository.trailer(tip) == str(incumbent.id):
+            self.ledger.append(Event("committed", str(incumbent.id), {"commit": tip}, incumbent.id))
+        elif incumbent.commit is None:
+            parent = self._standing(incumbent.parent or BASELINE)
+            self._commit(incumbent, parent, patched(parent.texts, incumbent.diff) or {})
+        elif tip != incumbent.commit:
+            self.repository.start_branch(self.branch, incumbent.commit)
+        self._best = self._standing(incumbent.id)
+
+    def _resume(self) -> None:
+        """Take up every run of which no end is known, and every experiment that is owed a decision."""
+        for lost in self.ledger.unfinished():
+            attempt = Attempt(**lost)
+            if attempt.purpose != "audit":
+                self._adopting.add(attempt.run)
+                self._queue.append(attempt)
+        self._baseline_runs |= {run["id"] for run in self.ledger.runs(BASELINE)}
+        self._finish_baseline()
+        for experiment in self.ledger.open_experiments():
+            if experiment.id != BASELINE:
+                self._races[experiment.id] = self._reopened(experiment)
+        for race in list(self._races.values()):
+            if not self._is_awaited(race):
+                self._judge(race)
+
+    def _reopened(self, experiment: Experiment) -> Race:
+        parent = self._standing(experiment.parent or BASELINE)
+        files = patched(parent.texts, experiment.diff) or {}
+        proposal = Proposal(experiment.hypothesis, files, experiment.facts)
+        race = Race(experiment.id, parent, proposal, experiment.proposer, parent.tree.changed(files))
+        race.values = self.ledger.values(experiment.id, "candidate")
+        race.runs, race.seconds = len(self.ledger.runs(experiment.id)), experiment.seconds
+        race.is_refreshed = self.ledger.has_refreshed(experiment.id)
+        return race
+
+    def _standing(self, number: int) -> Standing:
+        if number not in self._standings:
+            experiment = self.ledger.experiment(number)
+            tree = self.repository.tree(str(experiment.commit))
+            read = {path: self.repository.text(tree, path) for path in tree.entries if self.task.is_editable(path)}
+            texts = {path: text for path, text in read.items() if text is not None}
+            self._standings[number] = Standing(number, str(experiment.commit), tree, texts, self.ledger.pool(number))
+        return self._standings[number]
+
+    def _forget(self) -> None:
+        """Let go of kept experiments that nothing is raced against any more."""
+        needed = {BASELINE, self._best.number, *(race.parent.number for race in self._races.values())}
+        needed |= {attempt.experiment for attempt in self._under_way() if attempt.purpose == "incumbent"}
+        self._standings = {number: one for number, one in self._standings.items() if number in needed}
+
+    # Stopping and obeying
+
+    def stop(self, reason: str = "asked to stop") -> None:
+        """Start nothing new; what runs is finished and judged."""
+        self.reason = self.reason or reason
+
+    def kill(self, reason: str = "asked to stop now") -> None:
+        """Stop, and end what runs; it is run again when the study goes on."""
+        self.stop(reason)
+        self.is_killed = True
+        self._queue.clear()
+        self.slots.kill()
+
+    def _obey(self) -> None:
+        for verb, argument in self.ledger.wishes():
+            if verb == "stop":
+                self.kill() if argument == "now" else self.stop()
+            elif verb in ("pause", "resume"):
+                self.is_paused = verb == "pause"
+
+    def _why_stop(self) -> str | None:
+        stop = self._stop
+        if stop.experiments is not None and self._asked >= stop.experiments:
+            return f"{stop.experiments} experiments"
+        if stop.seconds is not None and self._clock() - self._began >= stop.seconds:
+            return f"{stop.seconds:g} seconds"
+        pool, direction = self._best.pool, self.task.metric.direction
+        if stop.target is not None and pool and improvement(direction, fmean(pool), stop.target) >= 0:
+            return f"target {stop.target:g} reached"
+        return None
+
+    # Small things
+
+    @property
+    def sigma(self) -> float | None:
+        """The standard deviation of one run, from the repeats of incumbents; None before two of one tree."""
+        return self._spread.sigma
+
+    def _write(self, event: Event) -> None:
+        self._unwritten.append(event)
+
+    def _flush(self) -> None:
+        """Make what was written durable: one commit for all that happened since the last."""
+        if self._unwritten:
+            self.ledger.append(*self._unwritten)
+            self._unwritten.clear()
+
+
+def commit_message(experiment: Experiment, metric: str) -> str:
+    """The evidence, in the message of the commit that keeps it. The hypothesis is one line: it cannot forge a trailer."""
+    subject = experiment.hypothesis if len(experiment.hypothesis) <= 70 else experiment.hypothesis[:67] + "..."
+    noise = f" +- {experiment.stderr:.3g}" if experiment.stderr else ""
+    lines = [
+        subject,
+        "",
+        f"{metric} {experiment.value:.6g}, gain {experiment.gain:.4g}{noise} over experiment {experiment.parent}.",
+        f"Kept: {experiment.reason}. Grade {experiment.grade}, {experiment.runs} runs.",
+        "",
+        f"{TRAILER}: {experiment.id}",
+        f"Proposer: {experiment.proposer}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _grade(race: Race) -> Grade:
+    return "E2" if len(race.values) > 1 and len(race.parent.pool) > 1 else "E1"
+
+
+def _failure(finding: Finding) -> str:
+    said = [line.strip() for line in finding.tail.splitlines() if line.strip()]
+    return f"{finding.run.reason}: {said[-1][:200]}" if said else finding.run.reason
+
+
+def _broken(number: int, finding: Finding) -> str:
+    who = "the baseline" if number == BASELINE else f"the incumbent (experiment {number})"
+    problem = finding.invalid or finding.run.reason
+    indented = "\n".join(f"    {line}" for line in finding.tail.splitlines()[-20:]) or "    (it printed nothing)"
+    return f"{who} gives no number: {problem}. The end of its log:\n{indented}\nMend it, commit, and start again."
+
+
+def _cost(run: Mapping[str, Any]) -> Cost:
+    return Cost(run["seconds"] or 0.0, run["cpu_seconds"] or 0.0, run["peak_mb"] or 0.0)

@@ -1,0 +1,56 @@
+"""Plugins: a name, a `module:attribute`, or an entry point becomes an object. One door for ours and for strangers'."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Literal
+
+from nightlab.errors import BadPlugin
+from nightlab.proposer import Proposer
+
+Role = Literal["proposers", "executors", "evaluators", "policies"]
+
+_OURS: dict[str, dict[str, str]] = {
+    "proposers": {"tuner": "nightlab.tuner:arms", "unchanged": "nightlab.proposer:Unchanged"},
+    "executors": {"local": "nightlab.executor:LocalExecutor"},
+    "evaluators": {"printed": "nightlab.evaluator:Printed", "predictions": "nightlab.evaluator:Predictions"},
+    "policies": {
+        "race": "nightlab.decide:race",
+        "lean": "nightlab.decide:lean",
+        "greedy": "nightlab.decide:Greedy",
+    },
+}
+
+
+def load(role: Role, name: str) -> Any:
+    """The class or factory behind a name. Raises BadPlugin with what there is to choose from.
+
+    A stranger's package names its own under the entry-point group `nightlab.<role>`.
+    """
+    target = name if ":" in name else _OURS[role].get(name)
+    if target is None:
+        found = [point for point in entry_points(group=f"nightlab.{role}") if point.name == name]
+        if not found:
+            raise BadPlugin(f"no {role[:-1]} is called {name!r}; there are: {', '.join(names(role))}, or module:attribute")
+        target = found[0].value
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise BadPlugin(f"cannot load {role[:-1]} {name!r} from {target}: {error}") from error
+
+
+def proposers(name: str) -> list[Proposer]:
+    """The proposers behind a name: one, or the several arms of one agent."""
+    made = load("proposers", name)()
+    found = list(made) if isinstance(made, list | tuple) else [made]
+    for one in found:
+        if not isinstance(one, Proposer):
+            raise BadPlugin(f"{name!r} made {one!r}, which is no proposer: it needs name, propose(context), learn(experiment)")
+    return found
+
+
+def names(role: Role) -> list[str]:
+    """Every name that `load` knows for a role."""
+    return sorted({*_OURS[role], *(point.name for point in entry_points(group=f"nightlab.{role}"))})

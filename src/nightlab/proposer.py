@@ -1,0 +1,80 @@
+"""The proposer: whoever has the next idea. It gets a Context and answers with a Proposal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from nightlab.values import Direction, Experiment, Files, Proposal
+
+
+def _never(_: Files) -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a proposer is told before it has an idea.
+
+    `files` are the editable files as the incumbent has them. `number` counts the ideas asked for so far in this study;
+    with `seed` it is the only source of chance a proposer should use, so that a resumed study goes on as if it had
+    never stopped. `was_tried` says whether the tree these changes would make has been tried before.
+    """
+
+    files: Mapping[str, str]
+    metric: str
+    direction: Direction
+    number: int
+    seed: int
+    incumbent: int = 0
+    value: float | None = None
+    sigma: float | None = None
+    history: Sequence[Experiment] = ()
+    """The latest experiments, oldest first; the whole history came through `learn`."""
+    ideas: Mapping[str, str] = field(default_factory=dict)
+    """The task's own catalogue: name -> unified diff."""
+    instructions: str = ""
+    """program.md, the human's own words."""
+    was_tried: Callable[[Files], bool] = _never
+
+
+@runtime_checkable
+class Proposer(Protocol):
+    """One source of ideas. Told of every finished experiment, its own or not, also those of earlier nights."""
+
+    name: str
+
+    def propose(self, context: Context) -> Proposal | None:
+        """The next idea, or None when it has none for this incumbent."""
+        ...
+
+    def learn(self, experiment: Experiment) -> None:
+        """Take note of a finished experiment."""
+        ...
+
+
+class Scripted:
+    """Proposes a given list in order: for tests, benchmarks and replays."""
+
+    def __init__(self, proposals: Sequence[Proposal], *, name: str = "scripted") -> None:
+        self.name = name
+        self._proposals = proposals
+
+    def propose(self, context: Context) -> Proposal | None:
+        return self._proposals[context.number] if context.number < len(self._proposals) else None
+
+    def learn(self, experiment: Experiment) -> None:
+        """Nothing to learn: the script is written."""
+
+
+class Unchanged:
+    """Proposes no change at all, for A/A runs: whatever it gains is noise."""
+
+    name = "unchanged"
+
+    def propose(self, context: Context) -> Proposal:
+        return Proposal(hypothesis="no change (A/A)", files={})
+
+    def learn(self, experiment: Experiment) -> None:
+        """Nothing to learn: nothing was changed."""

@@ -1,0 +1,226 @@
+"""The runner: turns an attempt into a finding, in one of its slots: lay the tree, run, check the seal, evaluate."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Literal, Protocol
+
+from nightlab.errors import BadTask, Invalid, StudyStuck
+from nightlab.evaluator import Evaluator, command_line
+from nightlab.executor import Executor
+from nightlab.task import Task
+from nightlab.values import Cost, Files, Job, Limits, Measurement, Outcome, Run, derived_seed
+from nightlab.workspace import Checkout, Repository, Tree, free_bytes
+
+Purpose = Literal["candidate", "incumbent", "audit"]
+_LEAST_FREE = 100 * 1024 * 1024
+_SLACK = 0.2  # seconds: what an interpreter's start varies by
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One run to be made: whose tree, to what end, with which seed. `again` counts attempts lost before."""
+
+    run: str
+    experiment: int
+    purpose: Purpose
+    seed: int
+    asked_by: int
+    again: int = 0
+
+    @property
+    def token(self) -> str:
+        """What a result must carry to be this attempt's."""
+        return f"{self.run}.{self.again}"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What an attempt came to: the run, and a measurement or the reason why there is none."""
+
+    attempt: Attempt
+    run: Run
+    measurement: Measurement | None = None
+    sealed: Measurement | None = None
+    invalid: str | None = None
+    tail: str = ""
+
+
+class Slots(Protocol):
+    """What the loop and the audit need of a runner."""
+
+    def is_idle(self) -> bool:
+        """Whether a slot is free."""
+        ...
+
+    def start(self, attempt: Attempt, tree: Tree, texts: Files) -> Future[Finding]:
+        """Begin an attempt in a free slot."""
+        ...
+
+    def adopt(self, attempt: Attempt, tree: Tree, texts: Files) -> Future[Finding]:
+        """Take over what an earlier lab started, or begin it anew."""
+        ...
+
+    def set_baseline(self, costs: list[Cost]) -> None:
+        """Take the limits of later runs from what the baseline used."""
+        ...
+
+    def kill(self) -> None:
+        """End every run now."""
+        ...
+
+
+@dataclass
+class Runner:
+    """Runs attempts in slots, one tree each, on an executor. Its threads only wait; the ledger is not theirs."""
+
+    task: Task
+    repository: Repository
+    executor: Executor
+    evaluator: Evaluator
+    home: Path
+    seed: int
+    limits: Limits = field(init=False)
+
+    def __post_init__(self) -> None:
+        count = self.executor.slots
+        self._idle = [Checkout(self.home / "worktrees" / f"slot-{n}", self.repository) for n in reversed(range(count))]
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="slot")
+        self._running: set[str] = set()
+        self._argv = command_line(self.task.task.run, folder=self.repository.root)
+        self.limits = limits(self.task, [])
+
+    def is_idle(self) -> bool:
+        """Whether a slot is free."""
+        return bool(self._idle)
+
+    def set_baseline(self, costs: list[Cost]) -> None:
+        """Take the limits of later runs from what the baseline used."""
+        self.limits = limits(self.task, costs)
+
+    def start(self, attempt: Attempt, tree: Tree, texts: Files) -> Future[Finding]:
+        """Begin an attempt in a free slot. Raises StudyStuck when the disk is nearly full."""
+        return self._begin(attempt, tree, texts, adopting=False)
+
+    def adopt(self, attempt: Attempt, tree: Tree, texts: Files) -> Future[Finding]:
+        """Take over what an earlier lab started, or begin it anew."""
+        return self._begin(attempt, tree, texts, adopting=True)
+
+    def _begin(self, attempt: Attempt, tree: Tree, texts: Files, *, adopting: bool) -> Future[Finding]:
+        if free_bytes(self.home) < _LEAST_FREE:
+            raise StudyStuck(
+                f"less than {_LEAST_FREE >> 20} MB are free under {self.home}; free some space, then: nightlab run"
+            )
+        checkout = self._idle.pop()
+        self._running.add(attempt.run)
+        future = self._pool.submit(self._perform, checkout, attempt, tree, texts, adopting)
+        future.add_done_callback(lambda _: self._rest(checkout, attempt))
+        return future
+
+    def _rest(self, checkout: Checkout, attempt: Attempt) -> None:
+        self._running.discard(attempt.run)
+        self._idle.append(checkout)
+
+    def _perform(self, checkout: Checkout, attempt: Attempt, tree: Tree, texts: Files, adopting: bool) -> Finding:
+        hidden = [path for path in tree.entries if self.task.is_hidden(path)]
+        job = self._job(attempt, checkout.folder)
+        run = self.executor.recover(job) if adopting else None
+        checkout.lay(tree, without=hidden, texts=texts)
+        if run is None:
+            job = self.evaluator.prepare(job, seed=attempt.seed, budget=self.task.budget.amount)
+            run = self.executor.submit(job).result()
+        tail = run.log()[-2000:]
+        if run.outcome is not Outcome.FINISHED:
+            return Finding(attempt, run, tail=tail)
+        try:
+            self._check_seal(checkout)
+            return self._measure(attempt, run, job, tail)
+        except Invalid as problem:
+            return Finding(attempt, run, invalid=str(problem), tail=tail)
+
+    def _measure(self, attempt: Attempt, run: Run, job: Job, tail: str) -> Finding:
+        # The seed of the evaluation is drawn from the attempt, so it is fixed only once the code is.
+        seed = derived_seed(self.seed, "evaluate", attempt.run)
+        measurement = self.evaluator.evaluate(run, job, seed=seed)
+        sealed = self.evaluator.evaluate(run, job, seed=seed, part="sealed") if attempt.purpose == "audit" else None
+        return Finding(attempt, run, measurement, sealed, tail=tail)
+
+    def _check_seal(self, checkout: Checkout) -> None:
+        frozen = [path for path in checkout.touched() if not self.task.is_editable(path)]
+        if frozen:
+            raise Invalid(f"the run changed frozen files: {', '.join(frozen[:5])}")
+
+    def _job(self, attempt: Attempt, tree: Path) -> Job:
+        threads = str(max(1, len(os.sched_getaffinity(0)) // self.executor.slots))
+        budget = self.task.budget.amount
+        return Job(
+            id=attempt.run,
+            argv=self._argv,
+            tree=tree,
+            folder=self.home / "runs" / attempt.run,
+            token=attempt.token,
+            env={
+                "NIGHTLAB_SEED": str(attempt.seed),
+                **({} if budget is None else {"NIGHTLAB_BUDGET": f"{budget:.17g}"}),
+                **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads),
+                **{name: os.environ[name] for name in self.task.task.env if name in os.environ},
+            },
+            limits=self.limits,
+            mounts=mounts(self.task, self.repository.root, tree),
+        )
+
+    def kill(self) -> None:
+        """End every run now."""
+        for run in list(self._running):
+            self.executor.kill(run)
+
+    def close(self) -> None:
+        """Wait for the slots, then clear their trees away."""
+        self._pool.shutdown(wait=True)
+        for checkout in self._idle:
+            checkout.remove()
+
+
+def limits(task: Task, baseline: list[Cost]) -> Limits:
+    """What a run may use: from the baseline's own use where it has been seen, else the task's timeout.
+
+    A wall budget is held tightly (a loose deadline lets slow cheats win). Work is held in CPU seconds over the whole
+    tree, so that a busy machine fails nobody and nobody buys gain with time.
+    """
+    wall, cpu, caps = task.budget.timeout, None, task.limits
+    if baseline:
+        seen = median(cost.seconds for cost in baseline)
+        used = median(cost.cpu_seconds for cost in baseline)
+        if task.budget.kind == "wall":
+            wall = 1.15 * seen + _SLACK
+        else:
+            factor = task.budget.cpu_cap if task.budget.kind == "work" else 1.15
+            wall, cpu = max(20 * seen, 60.0), factor * used + _SLACK
+    return Limits(
+        wall=wall,
+        cpu=cpu,
+        silence=caps.silence,
+        memory_mb=caps.memory_mb,
+        processes=caps.processes,
+        log_mb=caps.log_mb,
+    )
+
+
+def mounts(task: Task, root: Path, tree: Path) -> Mapping[str, str]:
+    """Where a run expects the task's data -> where it is; a path from the user's folder, the home, or anywhere."""
+    shown = {}
+    for name in task.task.data:
+        source = Path(name).expanduser() if name.startswith("~") else root / name
+        if source.exists():
+            shown[name if name.startswith(("~", "/")) else str(tree / name)] = str(source.resolve())
+        elif name not in _OPTIONAL:
+            raise BadTask(f"[task] data names {name!r}, and {source} does not exist; make it, or take it out")
+    return shown
+
+
+_OPTIONAL = ("~/.cache/autoresearch",)

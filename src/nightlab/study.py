@@ -1,0 +1,236 @@
+"""A study: one search with all its parts put together."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import closing
+from functools import cached_property
+from math import sqrt
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from nightlab import plugins, sandbox, task
+from nightlab.audit import Audit, audit
+from nightlab.decide import Policy
+from nightlab.errors import BadTask, NotFound
+from nightlab.evaluator import Evaluator, Predictions, Printed, command_line
+from nightlab.executor import LocalExecutor
+from nightlab.ledger import Event, Ledger
+from nightlab.loop import Loop, Stop
+from nightlab.place import Place, held
+from nightlab.proposer import Proposer
+from nightlab.runner import Runner
+from nightlab.task import PROGRAM_FILE, TASK_FILE, Task
+from nightlab.workspace import Checkout, patched, touched
+
+
+def load_task(place: Place) -> Task:
+    """The task of the user's folder, checked against what HEAD holds. Raises BadTask."""
+    here = Path.cwd()
+    if not (place.root / TASK_FILE).exists() and (here / TASK_FILE).exists() and here != place.root:
+        raise BadTask(f"{here / TASK_FILE} is not at the top of the repository; move it to {place.root}, paths included")
+    found = task.load(place.root)
+    tree = place.repository.tree(place.repository.head())
+    if not any(found.is_editable(path) for path in tree.entries):
+        globs = ", ".join(found.task.editable)
+        raise BadTask(f"no file in HEAD matches [task] editable ({globs}); commit it first: git add -A && git commit")
+    commands = [found.task.run, found.task.predict or "", found.judge.run if found.judge else ""]
+    for word in " ".join(commands).split():
+        if word.endswith(".py") and word not in tree.entries and not Path(word).is_absolute():
+            raise BadTask(f"{word} is not in HEAD; commit it first: git add {word} && git commit")
+    return found
+
+
+class Study:
+    """One search with all its parts: hold it, run it, audit it."""
+
+    def __init__(
+        self,
+        place: Place,
+        *,
+        seed: int | None = None,
+        policy: str | None = None,
+        slots: int = 1,
+        jail: str | None = None,
+    ) -> None:
+        """Open the study at a place, or start it from HEAD. The caller holds it (`held`)."""
+        self.place = place
+        self.task = load_task(place)
+        self.ledger = Ledger(place.ledger)
+        self._slots, self._jail = slots, jail
+        known = self.ledger.study()
+        self.is_new = known is None
+        self.facts = known or self._start(seed or 0, policy or "race")
+        if known and seed is not None and seed != known["seed"]:
+            raise BadTask(f"study {place.name} was started with seed {known['seed']}; another seed is another --study")
+        if known and policy is not None and policy != known["policy"]:
+            raise BadTask(f"study {place.name} decides by {known['policy']}; another policy is another --study")
+
+    def _start(self, seed: int, policy: str) -> dict[str, Any]:
+        plugins.load("policies", policy)
+        commit = self.place.repository.head()
+        facts = {
+            "study": self.place.name,
+            "seed": seed,
+            "policy": policy,
+            "base": commit,
+            "metric": self.task.metric.name,
+            "direction": self.task.metric.direction,
+            "level": self.task.metric.level,
+            "task": json.loads(self.task.model_dump_json()),
+        }
+        self.ledger.append(Event("study", "0", facts))
+        self.place.repository.start_branch(self.place.branch, commit)
+        return facts
+
+    @cached_property
+    def executor(self) -> LocalExecutor:
+        """Where runs happen."""
+        return LocalExecutor(self._slots, self._jail)
+
+    @cached_property
+    def runner(self) -> Runner:
+        """The slots."""
+        return Runner(
+            self.task, self.place.repository, self.executor, self._evaluator(), self.place.home, self.facts["seed"]
+        )
+
+    @property
+    def jail(self) -> str:
+        """The level of the jail that runs live in, in words."""
+        return sandbox.describe(self.executor.level)
+
+    def loop(self, proposers: Sequence[Proposer]) -> Loop:
+        """The loop over this study's ledger."""
+        policy: Policy = plugins.load("policies", self.facts["policy"])()
+        return Loop(
+            task=self.task,
+            ledger=self.ledger,
+            repository=self.place.repository,
+            slots=self.runner,
+            proposers=proposers,
+            policy=policy,
+            branch=self.place.branch,
+            seed=self.facts["seed"],
+            ideas=self._ideas(),
+            instructions=self._instructions,
+        )
+
+    def audit(self, repeats: int | None = None) -> Audit | None:
+        """What the incumbent is really worth against the start; None when nothing was kept."""
+        return audit(
+            self.ledger,
+            self.place.repository,
+            self.runner,
+            direction=self.task.metric.direction,
+            seed=self.facts["seed"],
+            has_sealed=self.task.metric.level == "predictions",
+            repeats=repeats,
+        )
+
+    def close(self) -> None:
+        """Let go of processes, files and trees."""
+        if "runner" in self.__dict__:
+            self.runner.close()
+        if "executor" in self.__dict__:
+            self.executor.close()
+        self.ledger.close()
+        self.place.repository.close()
+
+    def _evaluator(self) -> Evaluator:
+        metric, judge, repository = self.task.metric, self.task.judge, self.place.repository
+        if judge is None or self.task.task.predict is None:
+            return Printed(metric.name, metric.bounds)
+        # The judge's own copy of the base commit: what a run changes never reaches it.
+        home = Checkout(self.place.home / "judge", repository).lay(repository.tree(self.facts["base"]))
+        cache = self.place.home / "cache"
+        cache.mkdir(exist_ok=True)
+        return Predictions(
+            command=command_line(judge.run, folder=self.place.root),
+            predict=command_line(self.task.task.predict, folder=self.place.root),
+            home=home,
+            cache=cache,
+            metric=metric.name,
+            parts={"data": self._part(judge.data), "sealed": self._part(judge.sealed)},
+            launch=lambda job: self.executor.submit(job).result(),
+            bounds=metric.bounds,
+        )
+
+    def _part(self, name: str) -> str:
+        path = self.place.root / name
+        return str(path) if path.exists() else name
+
+    def _ideas(self) -> dict[str, str]:
+        glob = self.task.task.ideas
+        if glob is None:
+            return {}
+        tree = self.place.repository.tree(self.facts["base"])
+        paths = [path for path in tree.entries if Path(path).match(glob)]
+        return {path: text for path in sorted(paths) if (text := self.place.repository.text(tree, path))}
+
+    def _instructions(self) -> str:
+        path = self.place.root / PROGRAM_FILE
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def check(place: Place, *, runs: int, slots: int) -> dict[str, Any]:
+    """Run the baseline a few times in a study of its own, which is taken away again."""
+    beside = Place(place.root, f"check-{os.getpid()}")
+    try:
+        with held(beside):
+            study = Study(beside, slots=slots)
+            try:
+                loop = study.loop([])
+                loop.policy.baseline_runs = runs
+                loop.run(Stop(experiments=0))
+                return _what_was_checked(study, loop.sigma or 0.0)
+            finally:
+                study.close()
+    finally:
+        shutil.rmtree(beside.home, ignore_errors=True)
+        beside.repository.git("update-ref", "-d", f"refs/heads/{beside.branch}")
+
+
+def _what_was_checked(study: Study, sigma: float) -> dict[str, Any]:
+    found = [run for run in study.ledger.runs(0) if run["value"] is not None]
+    each = median(run["seconds"] for run in found)
+    return {
+        "metric": study.task.metric.name,
+        "values": [run["value"] for run in found],
+        "sigma": sigma,
+        "seconds": each,
+        "cpu_seconds": median(run["cpu_seconds"] for run in found),
+        # Eight runs, four a side, at the keep rule's 1.5 standard errors, seen with a power of 0.8.
+        "visible_gain": (1.5 + 0.84) * sigma * sqrt(1 / 4 + 1 / 4),
+        "runs_a_night": int(8 * 3600 / each * study.executor.slots),
+        "level": study.task.metric.level,
+        "trust": _TRUST[study.task.metric.level],
+        "jail": study.jail,
+    }
+
+
+_TRUST = {
+    "printed": "Level printed: the number is what the run itself says; a script that prints what it likes is not seen.",
+    "predictions": "Level predictions: the judge scores answers to inputs whose truth the run never had.",
+}
+
+
+def write_tree(place: Place, number: int, into: Path) -> Path:
+    """Lay an experiment's whole tree into a new folder: kept or not, nothing is thrown away."""
+    if into.exists() and (not into.is_dir() or any(into.iterdir())):
+        raise BadTask(f"{into} exists and is not empty; name another folder with --into")
+    with closing(place.read()) as ledger:
+        experiment = ledger.experiment(number)
+        at = experiment.commit or ledger.experiment(experiment.parent or 0).commit
+    repository = place.repository
+    if at is None or (commit := repository.commit(at)) is None:
+        raise NotFound(f"experiment {number} has no tree here: its commit {at} is not in {place.root}")
+    tree, texts = repository.tree(commit), dict[str, str | None]()
+    if experiment.commit is None and experiment.diff:
+        paths = {path: repository.text(tree, path) for path in touched(experiment.diff)}
+        texts = patched(paths, experiment.diff) or {}
+    return Checkout(into, repository).lay(tree.changed(texts), texts=texts)

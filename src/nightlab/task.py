@@ -1,0 +1,217 @@
+"""The task: nightlab.toml, read into one frozen value; mistakes are told with line and what to write instead."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nightlab.errors import BadTask
+from nightlab.values import Direction
+
+TASK_FILE = "nightlab.toml"
+PROGRAM_FILE = "program.md"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class What(_Section):
+    """[task]: what is run, what may change, what a run may read besides its tree."""
+
+    run: str
+    editable: tuple[str, ...] = Field(strict=False, min_length=1)
+    predict: str | None = None
+    data: tuple[str, ...] = Field(default=(), strict=False)
+    env: tuple[str, ...] = Field(default=(), strict=False)
+    ideas: str | None = None
+
+
+class Metric(_Section):
+    """[metric]: the one number, which way it points, and how much of it the run may say itself."""
+
+    name: str = Field(min_length=1)
+    direction: Direction
+    level: Literal["printed", "predictions"] = "printed"
+    bounds: tuple[float, float] | None = Field(default=None, strict=False)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.bounds and not self.bounds[0] < self.bounds[1]:
+            raise ValueError(f"bounds {list(self.bounds)} are not in rising order")
+        return self
+
+
+class Budget(_Section):
+    """[budget]: what a run is given. work: an amount the task understands; cpu, wall: seconds.
+
+    `cpu_cap` is in multiples of the baseline's CPU seconds and holds whatever the kind is, except for wall budgets,
+    where the clock rules. `timeout` (seconds) bounds a run whose baseline has not been seen yet.
+    """
+
+    kind: Literal["work", "cpu", "wall"] = "work"
+    amount: float | None = Field(default=None, gt=0)
+    cpu_cap: float = Field(default=2.0, gt=1.0)
+    timeout: float = Field(default=3600.0, gt=0)
+
+
+class Judge(_Section):
+    """[judge]: the sealed scorer; its files are never copied where a run can read them."""
+
+    run: str
+    files: tuple[str, ...] = Field(default=(), strict=False)
+    data: str = "validation"
+    sealed: str = "sealed"
+
+
+class Caps(_Section):
+    """[limits]: what a run may use up besides time."""
+
+    memory_mb: float | None = Field(default=None, gt=0)
+    processes: int = Field(default=512, gt=0)
+    log_mb: float = Field(default=64.0, gt=0)
+    silence: float | None = Field(default=None, gt=0)
+
+
+class Rung(_Section):
+    """[scale.NAME]: a larger rung for transfer."""
+
+    amount: float | None = Field(default=None, gt=0)
+    run: str | None = None
+
+
+class Task(_Section):
+    """What may change, how to run it, what is measured, the budget."""
+
+    task: What
+    metric: Metric
+    budget: Budget = Budget()
+    judge: Judge | None = None
+    limits: Caps = Caps()
+    scale: dict[str, Rung] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.metric.level == "predictions" and not (self.judge and self.task.predict):
+            raise ValueError("level 'predictions' needs [judge] run and [task] predict")
+        return self
+
+    def is_editable(self, path: str) -> bool:
+        """Whether a proposal may change this file; the judge's own files never are."""
+        return not self.is_hidden(path) and any(_matches(path, glob) for glob in self.task.editable)
+
+    def is_hidden(self, path: str) -> bool:
+        """Whether this file is the judge's and must not be where a run can read it."""
+        return any(path == name or path.startswith(name.rstrip("/") + "/") for name in self._judge_files())
+
+    def _judge_files(self) -> Iterable[str]:
+        if self.judge is None:
+            return ()
+        words = [word for word in shlex.split(self.judge.run) if word.endswith(".py")]
+        return (*words, *self.judge.files, self.judge.data, self.judge.sealed)
+
+
+def load(folder: Path) -> Task:
+    """The task of a folder: its nightlab.toml, or the karpathy/autoresearch layout.
+
+    Raises BadTask with file, line and what to write.
+    """
+    path = folder / TASK_FILE
+    try:
+        return parse(path.read_text(encoding="utf-8"), name=TASK_FILE)
+    except FileNotFoundError:
+        return parse_files({name: _read(folder / name) for name in KARPATHY_FILES}, folder)
+
+
+def parse_files(files: Mapping[str, str | None], folder: Path | str = ".") -> Task:
+    """The task that these files make, whether or not nightlab.toml is among them."""
+    text = files.get(TASK_FILE)
+    if text is not None:
+        return parse(text, name=TASK_FILE)
+    if all(files.get(name) is not None for name in KARPATHY_FILES):
+        return karpathy(files)
+    raise BadTask(f"{folder} has no {TASK_FILE}; write one with: nightlab init (or start from: nightlab init tinylm)")
+
+
+KARPATHY_FILES = ("train.py", "prepare.py", "program.md")
+
+
+def karpathy(files: Mapping[str, str | None]) -> Task:
+    """The task of a karpathy/autoresearch folder: train.py may change, val_bpb is printed, the clock is the budget."""
+    found = re.search(r"^TIME_BUDGET\s*=\s*([\d.]+)", files.get("prepare.py") or "", re.MULTILINE)
+    seconds = float(found[1]) if found else 300.0
+    return Task(
+        task=What(run="python train.py", editable=("train.py",), data=("~/.cache/autoresearch",)),
+        metric=Metric(name="val_bpb", direction="lower", bounds=(0.0, 100.0)),
+        budget=Budget(kind="wall", amount=seconds, timeout=max(3 * seconds, 600.0)),
+    )
+
+
+def parse(text: str, *, name: str = TASK_FILE) -> Task:
+    """A task from the text of its file."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadTask(f"{name} is not valid TOML: {error}") from error
+    try:
+        return Task.model_validate(raw)
+    except ValidationError as error:
+        raise BadTask("\n".join(_explain(name, text, dict(problem)) for problem in error.errors())) from error
+
+
+def _explain(name: str, text: str, problem: dict[str, Any]) -> str:
+    place = [str(part) for part in problem["loc"]]
+    where = f"{name} line {line}" if (line := _line_of(text, place)) else name
+    key = ".".join(place) or "the file"
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"{where}: unknown key '{key}'{_nearest(place)}"
+        case "missing":
+            return f"{name}: '{key}' is missing; write it in [{place[0]}]"
+    value = "" if isinstance(problem.get("input"), dict) else f" (it is {problem.get('input')!r})"
+    return f"{where}: {key}: {problem['msg']}{value}"
+
+
+def _nearest(place: list[str]) -> str:
+    section: Any = Task
+    for part in place[:-1]:
+        field = section.model_fields.get(part)
+        section = Rung if part == "scale" or field is None else field.annotation
+        section = Judge if part == "judge" else section
+    known = sorted(section.model_fields)
+    close = get_close_matches(place[-1], known, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f"; known here: {', '.join(known)}"
+
+
+def _line_of(text: str, place: list[str]) -> int | None:
+    """Where a key stands: its own line, or its table's when the key is not there."""
+    table, found = "", None
+    header = ".".join(place[:-1])
+    for number, line in enumerate(text.splitlines(), start=1):
+        if opening := re.match(r"\s*\[\s*([^\]]+?)\s*\]", line):
+            table = opening[1].replace('"', "")
+            found = number if table == ".".join(place) else found
+        elif place and table == header and re.match(rf"\s*[\"']?{re.escape(place[-1])}[\"']?\s*=", line):
+            return number
+    return found or (_line_of(text, place[:-1]) if len(place) > 1 else None)
+
+
+def _matches(path: str, glob: str) -> bool:
+    """Whether a path fits a glob: * stays within a folder, ** crosses folders."""
+    pattern = re.escape(str(PurePosixPath(glob)))
+    pattern = pattern.replace(r"\*\*/", "(?:.*/)?").replace(r"\*\*", ".*").replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
+    return re.fullmatch(pattern, path) is not None
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""Contracts to subclass, and fakes that run."""

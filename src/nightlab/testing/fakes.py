@@ -1,0 +1,68 @@
+"""Fakes that run: slots without processes, for tests and benchmarks of everything above them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from random import Random
+
+from nightlab.runner import Attempt, Finding
+from nightlab.values import Cost, Files, Measurement, Outcome, Run
+from nightlab.workspace import Tree
+
+
+class _Told(Future[Finding]):
+    """A future that leaves its slot when somebody takes its result."""
+
+    def __init__(self, flying: set[Future[Finding]]) -> None:
+        super().__init__()
+        self._flying = flying
+        flying.add(self)
+
+    def result(self, timeout: float | None = None) -> Finding:
+        self._flying.discard(self)
+        return super().result(timeout)
+
+
+Score = Callable[[Attempt, Files], float | str]
+"""What a run of these texts comes to: a value, or the words of a failure."""
+
+
+def noise(attempt: Attempt, texts: Files, *, sigma: float = 0.01) -> float:
+    """One, and noise from the seed: no change is worth anything."""
+    return 1.0 + Random(attempt.seed).gauss(0.0, sigma)
+
+
+class InstantSlots:
+    """Slots whose runs end at once: `score` says what each comes to; every attempt is remembered."""
+
+    def __init__(self, score: Score = noise, *, slots: int = 1) -> None:
+        self._score, self._slots = score, slots
+        self._flying: set[Future[Finding]] = set()
+        self.attempts: list[Attempt] = []
+
+    def is_idle(self) -> bool:
+        """Whether fewer runs than slots have not been told of yet."""
+        return len(self._flying) < self._slots
+
+    def start(self, attempt: Attempt, tree: Tree, texts: Files) -> Future[Finding]:
+        """A finding at once."""
+        self.attempts.append(attempt)
+        found, cost = self._score(attempt, texts), Cost(0.001, 0.001, 1.0)
+        future = _Told(self._flying)
+        if isinstance(found, str):
+            run = Run(attempt.run, Outcome.CRASHED, found, Path(), 1, cost)
+            future.set_result(Finding(attempt, run, tail=found))
+        else:
+            run = Run(attempt.run, Outcome.FINISHED, "exit code 0", Path(), 0, cost)
+            future.set_result(Finding(attempt, run, Measurement(found), Measurement(found)))
+        return future
+
+    adopt = start
+
+    def set_baseline(self, costs: list[Cost]) -> None:
+        """Nothing to limit."""
+
+    def kill(self) -> None:
+        """Nothing runs."""

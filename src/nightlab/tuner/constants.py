@@ -1,0 +1,182 @@
+"""The constants arm: one knob a step further, or several where the sampler expects the best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from random import Random
+from typing import TYPE_CHECKING
+
+from nightlab.proposer import Context
+from nightlab.tuner import space
+from nightlab.tuner.memory import KEPT, Memory
+from nightlab.tuner.space import Knob, Number
+from nightlab.values import Experiment, Proposal, Status, derived_seed
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution, FloatDistribution
+
+ATTEMPTS = 20
+TOLD = 300
+"""Of this many experiments at most: the sampler's time grows with them, its advice no longer does."""
+STEP_SHARE = 0.5
+"""How often a single step is taken rather than TPE asked. On bowls of 18 knobs under noise the height left after 100
+runs, mean of seven kinds, was 0.17 by steps alone, 0.30 by TPE alone and 0.13 by halves."""
+BREADTH = 3
+"""How many knobs TPE may turn at once: after 50 runs 0.24 of the height was left, against 0.29 with all it asks for."""
+
+Turn = Mapping[str, Number]
+"""Key -> new value of the knobs that move."""
+
+
+class Constants:
+    """Turns numbers. Single steps ratchet along while they pay; on other asks Optuna's TPE moves a few at once."""
+
+    name = "tuner.constants"
+
+    def __init__(self) -> None:
+        self._memory = Memory()
+
+    def learn(self, experiment: Experiment) -> None:
+        """Remember what says something about constants, whichever arm tried it."""
+        if experiment.facts.get("constants") and experiment.status is not Status.REJECTED:
+            self._memory.learn(experiment)
+
+    def propose(self, context: Context) -> Proposal | None:
+        """One knob a step further, or what TPE asks for."""
+        knobs = space.knobs(context.files)
+        if not knobs:
+            return None
+        told = self._memory.latest(TOLD)
+        rng = Random(derived_seed(context.seed, self.name, context.number))
+        steps, asks = partial(ratchet, knobs, told, rng), partial(sampled, context, knobs, told, rng)
+        ways = (steps, asks) if rng.random() < STEP_SHARE else (asks, steps)
+        turns = (turn for way in ways for turn in islice(way(), ATTEMPTS // 2))
+        return next((p for turn in turns if (p := _proposal(context, knobs, turn))), None)
+
+
+def _proposal(context: Context, knobs: Sequence[Knob], turn: Turn) -> Proposal | None:
+    moved = [k for k in knobs if turn.get(k.key, k.value) != k.value]
+    files = space.turned(context.files, {k.key: turn[k.key] for k in moved})
+    if not files or context.was_tried(files):
+        return None
+    facts = {
+        "constants": {k.key: turn.get(k.key, k.value) for k in knobs},
+        "turned": {k.key: [k.value, turn[k.key]] for k in moved},
+    }
+    return Proposal(told_in_words(moved, turn), files, facts)
+
+
+def told_in_words(moved: Sequence[Knob], turn: Turn) -> str:
+    """The hypothesis: what is raised, lowered or switched."""
+    if len(moved) > 1:
+        return ", ".join(f"{k.label} {k.value} → {turn[k.key]}" for k in moved) + " (TPE)"
+    knob, new = moved[0], turn[moved[0].key]
+    if isinstance(new, bool):
+        return f"turn {knob.label} {'on' if new else 'off'}"
+    ratio = new / knob.value if knob.value else 0
+    verb = {2.0: "double", 0.5: "halve"}.get(ratio, "raise" if new > knob.value else "lower")
+    return f"{verb} {knob.label} from {knob.value} to {new}"
+
+
+# --- one knob at a time -----------------------------------------------------------------------------------------------
+
+
+def ratchet(knobs: Sequence[Knob], told: Sequence[Experiment], rng: Random) -> Iterator[Turn]:
+    """Single steps: onward where the last one paid, then the knobs that have waited longest."""
+    trails = _trails(knobs, told)
+
+    def waiting(knob: Knob) -> tuple[int, float]:
+        trail = trails[knob.key]
+        return (trail[-1].id if trail else -1, rng.random())
+
+    for knob in sorted(knobs, key=waiting):
+        place = _next_place(knob, trails[knob.key], rng)
+        yield {knob.key: _moved(knob, place)}
+
+
+def _trails(knobs: Sequence[Knob], told: Sequence[Experiment]) -> dict[str, list[Experiment]]:
+    """Key -> the experiments that turned this knob and nothing else."""
+    trails: dict[str, list[Experiment]] = {k.key: [] for k in knobs}
+    for experiment in told:
+        keys = list(experiment.facts.get("turned", ()))
+        if len(keys) == 1 and keys[0] in trails:
+            trails[keys[0]].append(experiment)
+    return trails
+
+
+def _next_place(knob: Knob, trail: Sequence[Experiment], rng: Random) -> float:
+    """On in the direction that was kept; back after a loss; half as far once both directions lost."""
+    if knob.kind == "switch":
+        return 1 - knob.place
+    if not trail:
+        return knob.place + rng.choice((-1, 1)) * knob.step * rng.choice((0.4, 1.0))
+    step = _step(knob, trail[-1])
+    if trail[-1].status in KEPT:
+        return knob.place + step * 1.2
+    both = len(trail) > 1 and trail[-2].status not in KEPT and _step(knob, trail[-2]) * step < 0
+    return knob.place - step * (rng.uniform(0.3, 0.7) if both else 1.0)
+
+
+def _step(knob: Knob, experiment: Experiment) -> float:
+    old, new = experiment.facts["turned"][knob.key]
+    return (knob.place_of(new) - knob.place_of(old)) or knob.step
+
+
+def _moved(knob: Knob, place: float) -> Number:
+    """The value there; where that is no move, the next whole number or a full step, onward or else back."""
+    on = 1 if place > knob.place else -1
+    whole = [knob.place_of(knob.value + on), knob.place_of(knob.value - on)] if isinstance(knob.value, int) else []
+    places = [place, *whole, knob.place + on * knob.step, knob.place - on * knob.step]
+    return next((value for value in map(knob.at, places) if value != knob.value), knob.value)
+
+
+# --- several at once --------------------------------------------------------------------------------------------------
+
+
+def sampled(context: Context, knobs: Sequence[Knob], told: Sequence[Experiment], rng: Random) -> Iterator[Turn]:
+    """What Optuna's TPE asks for, of which at most a few knobs are turned."""
+    trials = study(context, knobs, told, rng)
+    ranges: dict[str, BaseDistribution] = {k.key: _range(k) for k in knobs}
+    while True:
+        asked = trials.ask(ranges).params
+        moved = [k.key for k in knobs if k.at(asked[k.key]) != k.value]
+        chosen = rng.sample(moved, min(len(moved), BREADTH))
+        yield {k.key: k.at(asked[k.key]) for k in knobs if k.key in chosen}
+
+
+def study(context: Context, knobs: Sequence[Knob], told: Sequence[Experiment], rng: Random) -> optuna.Study:
+    """The sampler's own history, rebuilt in memory: the present values, then what was learned; failures as failures."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sampler = optuna.samplers.TPESampler(seed=rng.randrange(2**31))
+    study = optuna.create_study(sampler=sampler, direction="minimize" if context.direction == "lower" else "maximize")
+    present = {k.key: k.value for k in knobs}
+    if context.value is not None:
+        study.add_trial(_trial(knobs, present, context.value))
+    for experiment in told:
+        failed = experiment.status.is_failure or experiment.value is None
+        values = {**present, **experiment.facts["constants"]}
+        study.add_trial(_trial(knobs, values, None if failed else experiment.value))
+    return study
+
+
+def _trial(knobs: Sequence[Knob], values: Turn, value: float | None) -> optuna.trial.FrozenTrial:
+    """An experiment in the sampler's words; a knob it did not have yet counts as where it stands now."""
+    from optuna.trial import TrialState, create_trial
+
+    return create_trial(
+        state=TrialState.FAIL if value is None else TrialState.COMPLETE,
+        value=value,
+        params={k.key: k.place_of(values[k.key]) for k in knobs},
+        distributions={k.key: _range(k) for k in knobs},
+    )
+
+
+def _range(knob: Knob) -> FloatDistribution:
+    from optuna.distributions import FloatDistribution
+
+    return FloatDistribution(knob.low, knob.high)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nightlab.errors import BadTask
+from nightlab.task import load, parse
+
+GOOD = """\
+[task]
+run = "python train.py"
+editable = ["train.py", "src/**/*.py"]
+[metric]
+name = "loss"
+direction = "lower"
+"""
+
+
+def test_a_small_task_takes_the_defaults() -> None:
+    task = parse(GOOD)
+
+    assert task.metric.level == "printed"
+    assert (task.budget.kind, task.budget.cpu_cap) == ("work", 2.0)
+
+
+def test_globs_cross_folders_only_with_two_stars() -> None:
+    task = parse(GOOD)
+
+    assert task.is_editable("train.py")
+    assert task.is_editable("src/a.py")
+    assert task.is_editable("src/deep/er/a.py")
+    assert not task.is_editable("lib/train.py")
+    assert not task.is_editable("src/a.txt")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (GOOD.replace("editable", "editabel"), "line 3: unknown key 'task.editabel'; did you mean 'editable'?"),
+        (GOOD + "[budgte]\nkind = 'cpu'\n", "line 7: unknown key 'budgte'; did you mean 'budget'?"),
+        (GOOD + "[scale.medium]\namont = 4\n", "line 8: unknown key 'scale.medium.amont'; did you mean 'amount'?"),
+        (GOOD.replace('"lower"', '"down"'), "line 6: metric.direction"),
+        (GOOD.replace('run = "python train.py"\n', ""), "'task.run' is missing"),
+        (GOOD + "[budget]\namount = -5\n", "line 8: budget.amount"),
+        (GOOD + "[budget]\namount = 'much'\n", "line 8: budget.amount"),
+        (GOOD + "bounds = [3, 1]\n", "not in rising order"),
+        (GOOD + "level = 'predictions'\n", "needs [judge] run and [task] predict"),
+        ("[task\n", "not valid TOML"),
+        ("", "'task' is missing"),
+    ],
+)
+def test_a_mistake_is_told_with_its_place_and_its_mend(text: str, words: str) -> None:
+    with pytest.raises(BadTask) as caught:
+        parse(text)
+
+    assert words in str(caught.value)
+
+
+def test_a_folder_without_a_task_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(BadTask, match="nightlab init"):
+        load(tmp_path)
+
+
+def test_a_folder_in_karpathys_layout_needs_no_configuration(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("print('val_bpb: 1.0')")
+    (tmp_path / "prepare.py").write_text("TIME_BUDGET = 120        # seconds\n")
+    (tmp_path / "program.md").write_text("# program")
+
+    task = load(tmp_path)
+
+    assert (task.metric.name, task.metric.direction) == ("val_bpb", "lower")
+    assert (task.budget.kind, task.budget.amount) == ("wall", 120.0)
+    assert task.is_editable("train.py")
+    assert not task.is_editable("prepare.py")
+
+
+def test_the_judges_files_are_never_editable_and_are_hidden() -> None:
+    text = GOOD.replace('"train.py", "src/**/*.py"', '"**"').replace('"python train.py"', '"python train.py"\npredict = "p"')
+    task = parse(text + "level = 'predictions'\n[judge]\nrun = 'python judge.py'\ndata = 'judge/validation'\n")
+
+    assert task.is_hidden("judge.py")
+    assert task.is_hidden("judge/validation/a.bin")
+    assert not task.is_editable("judge.py")
+    assert task.is_editable("anything/else.py")
