@@ -48,7 +48,9 @@ def make_repository(folder: Path, files: Mapping[str, str]) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A repository with a small noisy task, under a path with a space and an accent."""
-    return make_repository(tmp_path / "my é task", {"train.py": SCRIPT, "nightlab.toml": TASK, "program.md": "Lower it."})
+    return make_repository(
+        tmp_path / "my é task", {"train.py": SCRIPT, "nightlab.toml": TASK, "program.md": "Lower it."}
+    )
 
 
 @pytest.fixture
@@ -58,7 +60,12 @@ def nightlab(folder: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*words: str, at: Path = folder, check: bool = True) -> subprocess.CompletedProcess[str]:
         environment = {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"}
         done = subprocess.run(
-            [sys.executable, "-m", "nightlab", *words], cwd=at, capture_output=True, text=True, env=environment, timeout=120
+            [sys.executable, "-m", "nightlab", *words],
+            cwd=at,
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=120,
         )
         if check:
             assert done.returncode == 0, f"nightlab {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped, unused-ignore]
 import pytest
 
 import nightlab.values
@@ -76,7 +76,8 @@ def start_lab(level: str, folder: Path, script: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": str(SOURCE)},
     )
-    assert lab.stdout is not None and lab.stdout.readline() == b"submitted\n"
+    assert lab.stdout is not None
+    assert lab.stdout.readline() == b"submitted\n"
     return lab
 
 
@@ -90,7 +91,7 @@ def kill_lab(lab: subprocess.Popen[bytes]) -> None:
 def is_alive(process: psutil.Process) -> bool:
     """Whether it still runs; whoever inherits an orphan may take its time to reap it."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
@@ -138,7 +139,8 @@ def test_a_run_that_ends_soon_after_its_lab_was_killed_is_adopted(level: str, tm
     executor = LocalExecutor(1, level)
     run = executor.recover(job)
 
-    assert run is not None and (run.outcome, run.log()) == (Outcome.FINISHED, "0.25\n")
+    assert run is not None
+    assert (run.outcome, run.log()) == (Outcome.FINISHED, "0.25\n")
     assert_nothing_left(job, within=0.0)
 
 
@@ -248,7 +250,7 @@ def test_the_lock_is_held_from_submit_on(executor: LocalExecutor, tmp_path: Path
 
 
 def test_a_job_may_carry_any_words(executor: LocalExecutor, tmp_path: Path) -> None:
-    words = "a b\n\"c\" é \udcff $HOME"
+    words = 'a b\n"c" é \udcff $HOME'
     job = shell_job(tmp_path / "ä b\udcfe", 'printf %s "$WORDS"')
 
     run = executor.submit(replace(job, env={"WORDS": words})).result(timeout=10)

@@ -16,7 +16,13 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def proposed(number: int, *, parent: int | None = 0, tree: str = "") -> Event:
-    body = {"parent": parent, "hypothesis": f"idea {number}", "proposer": "p", "tree": tree or f"tree{number}", "diff": "d"}
+    body = {
+        "parent": parent,
+        "hypothesis": f"idea {number}",
+        "proposer": "p",
+        "tree": tree or f"tree{number}",
+        "diff": "d",
+    }
     return Event("proposed", str(number), body, number)
 
 
@@ -33,7 +39,9 @@ def decided(number: int, status: Status, **more: object) -> Event:
 
 def fill(ledger: Ledger) -> None:
     ledger.append(Event("study", "0", {"seed": 7, "metric": "loss"}))
-    ledger.append(proposed(0, parent=None), *ran(0, 1.0, purpose="incumbent"), decided(0, Status.KEPT, value=1.0, pool=[]))
+    ledger.append(
+        proposed(0, parent=None), *ran(0, 1.0, purpose="incumbent"), decided(0, Status.KEPT, value=1.0, pool=[])
+    )
     ledger.append(proposed(1), *ran(1, 0.9), decided(1, Status.KEPT, value=0.9, gain=0.1, pool=[0.9]))
     ledger.append(proposed(2), *ran(2, 1.1), decided(2, Status.DISCARDED, value=1.1, gain=-0.2))
     ledger.append(proposed(3))

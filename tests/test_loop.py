@@ -69,7 +69,9 @@ class Lab:
         return self.ledger.experiments()
 
     def branch(self) -> list[str]:
-        return git(self.folder, "log", "--format=%(trailers:key=Experiment-Id,valueonly,separator=)", "nightlab/main").split()
+        return git(
+            self.folder, "log", "--format=%(trailers:key=Experiment-Id,valueonly,separator=)", "nightlab/main"
+        ).split()
 
 
 @pytest.fixture
@@ -123,7 +125,9 @@ def test_what_may_not_run_is_rejected_and_recorded(lab: Lab, files: dict[str, st
 
 def test_the_same_change_on_a_new_parent_is_allowed(lab: Lab) -> None:
     two = Proposal("other file", {"train.py": "KNOB = 4\n# two\n"})
-    experiments = lab.tell(knob(6), knob(4), two, score=lambda a, t: exact(a, {"train.py": (t.get("train.py") or START).split("\n")[0]}))
+    experiments = lab.tell(
+        knob(6), knob(4), two, score=lambda a, t: exact(a, {"train.py": (t.get("train.py") or START).split("\n")[0]})
+    )
 
     assert [one.status for one in experiments[1:]] == [Status.DISCARDED, Status.KEPT, Status.DISCARDED]
 
@@ -162,7 +166,9 @@ def test_a_resumed_study_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> N
         parts.loop(Scripted(proposals), score=noisy).run(Stop(experiments=3))
 
     def told(lab: Lab) -> list[tuple[object, ...]]:
-        return [(e.id, e.parent, e.status, e.value, e.gain, e.z, e.runs, e.reason, e.tree) for e in lab.ledger.experiments()]
+        return [
+            (e.id, e.parent, e.status, e.value, e.gain, e.z, e.runs, e.reason, e.tree) for e in lab.ledger.experiments()
+        ]
 
     assert told(parts) == told(whole)
 
@@ -212,7 +218,10 @@ def summed(attempt: Attempt, texts: Files) -> float:
 @pytest.mark.parametrize(("second", "merges"), [("A = 5\n\n\n\nB = 4\n", True), ("A = 3\n\n\n\nB = 5\n", False)])
 def test_a_win_whose_parent_was_replaced_is_merged_and_raced_again(tmp_path: Path, second: str, merges: bool) -> None:
     lab = Lab(tmp_path / "study", start=TWO)
-    proposals = [Proposal("A to 4", {"train.py": TWO.replace("A = 5", "A = 4")}), Proposal("other", {"train.py": second})]
+    proposals = [
+        Proposal("A to 4", {"train.py": TWO.replace("A = 5", "A = 4")}),
+        Proposal("other", {"train.py": second}),
+    ]
     lab.loop(Scripted(proposals), score=summed, slots=2).run()
 
     statuses = [one.status for one in lab.ledger.experiments()[1:]]

@@ -58,14 +58,14 @@ def test_a_forced_level_is_never_lowered(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("PATH", "/nowhere")
     sandbox.why_not.cache_clear()
     try:
-        with pytest.raises(NightlabError, match="bubblewrap.*not installed"):
+        with pytest.raises(NightlabError, match="bubblewrap is not installed"):
             sandbox.probe("bubblewrap")
     finally:
         sandbox.why_not.cache_clear()
 
 
 def test_an_unknown_level_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(NightlabError, match="'chroot'.*bubblewrap, process"):
+    with pytest.raises(NightlabError, match="choose from bubblewrap, process"):
         sandbox.probe("chroot")
 
 
@@ -74,14 +74,19 @@ def test_a_run_is_told_nothing_of_the_callers_environment(
 ) -> None:
     monkeypatch.setenv("API_KEY", "secret-value")
 
-    told = run(level, job_in(folder, "env; cat /proc/self/environ /proc/$PPID/environ /proc/1/environ 2>&1 | tr '\\0' '\\n'"))
+    told = run(
+        level, job_in(folder, "env; cat /proc/self/environ /proc/$PPID/environ /proc/1/environ 2>&1 | tr '\\0' '\\n'")
+    )
 
-    assert "PYTHONHASHSEED=0" in told.stdout and "LANG=C.UTF-8" in told.stdout
+    assert "PYTHONHASHSEED=0" in told.stdout
+    assert "LANG=C.UTF-8" in told.stdout
     assert level == "process" or "secret-value" not in told.stdout
 
 
 def test_the_job_has_the_last_word_on_its_environment(level: str, folder: Path) -> None:
-    job = replace(job_in(folder, 'echo "$NIGHTLAB_OUT $PYTHONHASHSEED"'), env={"NIGHTLAB_OUT": "/x", "PYTHONHASHSEED": "3"})
+    job = replace(
+        job_in(folder, 'echo "$NIGHTLAB_OUT $PYTHONHASHSEED"'), env={"NIGHTLAB_OUT": "/x", "PYTHONHASHSEED": "3"}
+    )
 
     assert run(level, job).stdout == "/x 3\n"
 
@@ -98,11 +103,13 @@ def test_a_plain_python_on_the_path_works(level: str, folder: Path) -> None:
 
 
 def test_home_and_temporary_files_are_private_and_empty(level: str, folder: Path) -> None:
-    ran = run(level, job_in(folder, 'find "$HOME" "$TMPDIR" -type f; touch "$HOME/a" "$TMPDIR/b" && echo written'))
+    ran = run(
+        level, job_in(folder, 'find "$HOME" "$TMPDIR" -maxdepth 1 -type f; touch "$HOME/a" "$TMPDIR/b" && echo written')
+    )
 
-    found = [line for line in ran.stdout.splitlines() if not line.startswith((sys.base_prefix, "/root/.pyenv"))]
-    assert found == ["written"]
-    assert not Path("~/a").expanduser().exists() and not Path("/tmp/b").exists()
+    assert ran.stdout == "written\n"
+    assert not Path("~/a").expanduser().exists()
+    assert not Path("/tmp/b").exists()
 
 
 def test_git_does_not_find_the_users_repository(level: str, folder: Path) -> None:
@@ -110,7 +117,8 @@ def test_git_does_not_find_the_users_repository(level: str, folder: Path) -> Non
 
     ran = run(level, job_in(folder, "git rev-parse --show-toplevel"))
 
-    assert ran.returncode == 128 and "not a git repository" in ran.stderr
+    assert ran.returncode == 128
+    assert "not a git repository" in ran.stderr
 
 
 def test_data_is_shown_where_the_script_expects_it(level: str, folder: Path) -> None:
@@ -125,7 +133,8 @@ def test_data_is_shown_where_the_script_expects_it(level: str, folder: Path) -> 
     assert run(level, job).stdout == "1 2 3\n" * 3
 
     sandbox.tidy(level, job)
-    assert not (job.tree / "given").exists() and not (job.tree / "deep/er/train").exists()
+    assert not (job.tree / "given").exists()
+    assert not (job.tree / "deep/er/train").exists()
 
 
 def test_a_link_cannot_lead_data_out_of_the_tree(level: str, folder: Path, tmp_path: Path) -> None:
@@ -163,8 +172,10 @@ class TestBubblewrap:
 
         listed = jailed(job)
 
-        assert "worktrees" in listed and "out" in listed
-        assert "ledger" not in listed and "toml" not in listed
+        assert "worktrees" in listed
+        assert "out" in listed
+        assert "ledger" not in listed
+        assert "toml" not in listed
 
     def test_the_system_is_read_only(self, folder: Path) -> None:
         said = jailed(job_in(folder, "for f in /usr/x /etc/x /x /proc/sys/kernel/core_pattern; do (echo > $f); done"))
@@ -182,7 +193,7 @@ class TestBubblewrap:
     def test_there_are_no_capabilities_and_no_new_namespaces(self, folder: Path) -> None:
         said = jailed(job_in(folder, "grep Cap /proc/self/status; unshare -Ur true"))
 
-        assert set(line.split()[1] for line in said.splitlines()[:5]) == {"0" * 16}
+        assert {line.split()[1] for line in said.splitlines()[:5]} == {"0" * 16}
         assert "unshare" in said.splitlines()[-1]
 
     def test_other_processes_are_invisible(self, folder: Path) -> None:
@@ -197,7 +208,8 @@ class TestBubblewrap:
 
         said = jailed(job)
 
-        assert "gitdir: /elsewhere\n" in said and "fine\n" in said
+        assert "gitdir: /elsewhere\n" in said
+        assert "fine\n" in said
         assert (job.tree / ".git").read_text() == "gitdir: /elsewhere\n"
 
     def test_git_of_the_tree_may_not_be_a_link(self, folder: Path) -> None:
@@ -219,7 +231,8 @@ class TestBubblewrap:
 
         said = jailed(job)
 
-        assert said.startswith("answers\ngiven\n") and said.lower().count("read-only") == 1
+        assert said.startswith("answers\ngiven\n")
+        assert said.lower().count("read-only") == 1
         assert (folder / "answers" / "file").read_text() == "y\n"
 
     def test_the_more_specific_place_wins(self, folder: Path) -> None:
@@ -232,7 +245,8 @@ class TestBubblewrap:
 
         said = jailed(job)
 
-        assert said.startswith("open\n") and said.lower().count("read-only") == 1
+        assert said.startswith("open\n")
+        assert said.lower().count("read-only") == 1
 
     def test_private_files_count_against_the_memory_limit(self, folder: Path) -> None:
         job = replace(job_in(folder, "head -c 9000000 /dev/zero > /tmp/a"), limits=Limits(memory_mb=4))

@@ -76,7 +76,9 @@ def test_a_folder_in_karpathys_layout_needs_no_configuration(tmp_path: Path) -> 
 
 
 def test_the_judges_files_are_never_editable_and_are_hidden() -> None:
-    text = GOOD.replace('"train.py", "src/**/*.py"', '"**"').replace('"python train.py"', '"python train.py"\npredict = "p"')
+    text = GOOD.replace('"train.py", "src/**/*.py"', '"**"').replace(
+        '"python train.py"', '"python train.py"\npredict = "p"'
+    )
     task = parse(text + "level = 'predictions'\n[judge]\nrun = 'python judge.py'\ndata = 'judge/validation'\n")
 
     assert task.is_hidden("judge.py")

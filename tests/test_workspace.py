@@ -112,7 +112,9 @@ def test_hidden_files_are_not_laid_out(checkout: Checkout, tree: Tree) -> None:
     assert not (folder / "src").exists()
 
 
-def test_whatever_a_run_did_to_the_folder_the_next_run_finds_it_fresh(checkout: Checkout, tree: Tree, tmp_path: Path) -> None:
+def test_whatever_a_run_did_to_the_folder_the_next_run_finds_it_fresh(
+    checkout: Checkout, tree: Tree, tmp_path: Path
+) -> None:
     folder = checkout.lay(tree)
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "a.py").write_text("mine")
@@ -161,7 +163,9 @@ def test_only_what_differs_is_written(checkout: Checkout, tree: Tree) -> None:
     files = {"train.py": "new\n"}
     checkout.lay(tree.changed(files), texts=files)
 
-    assert {path for path in FILES if (folder / path).lstat().st_ctime_ns != 0 and path != "train.py"} == set(FILES) - {"train.py"}
+    assert {path for path in FILES if (folder / path).lstat().st_ctime_ns != 0 and path != "train.py"} == set(FILES) - {
+        "train.py"
+    }
     assert {path: (folder / path).lstat().st_ino for path in FILES if path != "train.py"} == {
         path: inode for path, inode in before.items() if path != "train.py"
     }

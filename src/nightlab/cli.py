@@ -75,7 +75,9 @@ def _root(
 def demo(
     folder: Annotated[Path, typer.Argument(help="A new folder for it.")] = Path("nightlab-demo"),
     template: Annotated[str, typer.Option(help="Which template to improve.")] = "tinylm",
-    workers: Annotated[int | None, typer.Option(min=1, help="How many runs at a time (default: 2, or 1 on one core).")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="How many runs at a time (default: 2, or 1 on one core).")
+    ] = None,
     for_: Annotated[str, typer.Option("--for", help="How long to search.")] = "8m",
     experiments: Annotated[int | None, typer.Option(min=1, help="Stop after so many experiments.")] = None,
     seed: Annotated[int, typer.Option(help="Where all chance comes from.")] = 0,
@@ -91,7 +93,9 @@ def demo(
     first_commit(folder)
     os.chdir(folder)
     workers = workers or min(2, len(os.sched_getaffinity(0)))
-    print(f"The {template} template is in {folder.resolve()}. The tuner searches for {for_}; no language model is used.")
+    print(
+        f"The {template} template is in {folder.resolve()}. The tuner searches for {for_}; no language model is used."
+    )
     stop = Stop(experiments=experiments, seconds=seconds(for_))
     with _opened("main", seed=seed, workers=workers) as study:
         _search(study, "tuner", stop)
@@ -144,7 +148,11 @@ def check(
     values = ", ".join(f"{value:.6g}" for value in found["values"])
     print(f"{found['metric']}: {values} in {runs} runs of {found['seconds']:.3g} s ({found['cpu_seconds']:.3g} CPU s)")
     print(f"One run varies by {found['sigma']:.3g} (standard deviation).")
-    print(f"A true gain of {found['visible_gain']:.3g} is kept 8 times in 10." if found["sigma"] else "Runs repeat exactly.")
+    print(
+        f"A true gain of {found['visible_gain']:.3g} is kept 8 times in 10."
+        if found["sigma"]
+        else "Runs repeat exactly."
+    )
     print(f"Eight hours are about {found['runs_a_night']} runs. {found['trust']}")
 
 
@@ -216,14 +224,20 @@ def show(number: Id, study: StudyName = "main", as_json: Json = False) -> None:
         one, runs = ledger.experiment(number), ledger.runs(number)
         tails = [(ledger.find("ran", run["id"]) or {}).get("tail", "") for run in runs]
     if as_json:
-        _print_json(row(one) | {"diff": one.diff, "facts": dict(one.facts), "runs": runs, "tail": tails[-1] if tails else ""})
+        _print_json(
+            row(one) | {"diff": one.diff, "facts": dict(one.facts), "runs": runs, "tail": tails[-1] if tails else ""}
+        )
         return
     from nightlab.dashboard.terminal import decision_line, harmless
 
     print(decision_line(one))
-    print(f"parent {one.parent}, proposed by {one.proposer}, grade {one.grade}, commit {one.commit or '-'}, tree {one.tree}")
+    print(
+        f"parent {one.parent}, proposed by {one.proposer}, grade {one.grade}, commit {one.commit or '-'}, tree {one.tree}"
+    )
     for run in runs:
-        print(f"  run {run['id']}: {run['outcome'] or 'running'} {_number(run['value'])} seed {run['seed']} {run['reason'] or ''}")
+        print(
+            f"  run {run['id']}: {run['outcome'] or 'running'} {_number(run['value'])} seed {run['seed']} {run['reason'] or ''}"
+        )
     print("\n".join(map(harmless, one.diff.splitlines())))
     if tails and tails[-1]:
         print("end of the log:")
@@ -232,7 +246,9 @@ def show(number: Id, study: StudyName = "main", as_json: Json = False) -> None:
 
 @app.command()
 def diff(
-    number: Annotated[int | None, typer.Argument(metavar="[ID]", help="Without it: the incumbent against the start.")] = None,
+    number: Annotated[
+        int | None, typer.Argument(metavar="[ID]", help="Without it: the incumbent against the start.")
+    ] = None,
     study: StudyName = "main",
     as_json: Json = False,
 ) -> None:
@@ -359,7 +375,9 @@ def resume(study: StudyName = "main", as_json: Json = False) -> None:
 
 @app.command()
 def init(
-    template: Annotated[str | None, typer.Argument(help="tinylm, compress or speed; without it, a task for this folder.")] = None,
+    template: Annotated[
+        str | None, typer.Argument(help="tinylm, compress or speed; without it, a task for this folder.")
+    ] = None,
     run: Annotated[str | None, typer.Option(help='What is run, e.g. "python train.py".')] = None,
     metric: Annotated[str | None, typer.Option(help="The name that the script prints before its number.")] = None,
     direction: Annotated[str | None, typer.Option(help="lower or higher.")] = None,
@@ -395,7 +413,10 @@ def doctor(as_json: Json = False) -> None:
         _print_json([asdict(one) for one in findings])
         return
     for one in findings:
-        print(f"{'ok     ' if one.is_well else 'missing'} {one.name}: {one.seen}" + ("" if one.is_well else f"; {one.mend}"))
+        print(
+            f"{'ok     ' if one.is_well else 'missing'} {one.name}: {one.seen}"
+            + ("" if one.is_well else f"; {one.mend}")
+        )
 
 
 @bench_app.command()
@@ -496,7 +517,11 @@ def _search(study: Study, agent: str, stop: Stop, *, is_quiet: bool = False) -> 
         return f", {duration(max(0.0, stop.seconds - time.monotonic() + began))} to go"
 
     print(f"study {study.place.name}: branch {study.place.branch}, jail: {study.jail}")
-    with _interruptible(loop), View(study.place.ledger, name=study.place.name, console=console, until=until), _mirrored(study):
+    with (
+        _interruptible(loop),
+        View(study.place.ledger, name=study.place.name, console=console, until=until),
+        _mirrored(study),
+    ):
         reason = loop.run(stop)
     print(f"stopped: {reason}")
     return reason
@@ -563,7 +588,9 @@ def _status(name: str) -> dict[str, Any]:
 def _report(name: str) -> None:
     facts = _status(name)
     start, best = facts["baseline"]["value"], facts["incumbent"]["value"]
-    print(f"\n{facts['experiments']} experiments, {facts['kept']} kept, {facts['discarded']} discarded, {facts['crashed']} failed.")
+    print(
+        f"\n{facts['experiments']} experiments, {facts['kept']} kept, {facts['discarded']} discarded, {facts['crashed']} failed."
+    )
     if facts["audited"]:
         print(audit_line(facts))
         validation = facts["audited"]["validation"]
@@ -596,7 +623,9 @@ def _ask(name: str, verb: str, argument: str, as_json: bool) -> None:
     place = _place(name)
     with closing(place.read()) as ledger:
         if place.holder() is None:
-            raise StudyStuck(f"study {name} is not running, so there is nothing to {verb}; go on with it by: nightlab run")
+            raise StudyStuck(
+                f"study {name} is not running, so there is nothing to {verb}; go on with it by: nightlab run"
+            )
         ledger.ask(verb, argument)
     _print_json({"asked": verb}) if as_json else print(f"asked study {name} to {verb}")
 

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from nightlab import sandbox
+from nightlab.study import jail_in_words
 from nightlab.workspace import free_bytes
 
 
@@ -38,12 +39,14 @@ def _git() -> Finding:
     path = shutil.which("git")
     if path is None:
         return Finding("git", False, "not found", "sudo apt-get install git")
-    return Finding("git", True, subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout.strip())
+    return Finding(
+        "git", True, subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    )
 
 
 def _jail() -> Finding:
     level = sandbox.probe()
-    return Finding("jail", level == "bubblewrap", sandbox.describe(level), "sudo apt-get install bubblewrap")
+    return Finding("jail", level == "bubblewrap", jail_in_words(level), "sudo apt-get install bubblewrap")
 
 
 def _sqlite() -> Finding:

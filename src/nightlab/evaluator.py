@@ -58,7 +58,9 @@ class Printed:
         if not found:
             raise Invalid(f"printed no line '{self.metric}: number'")
         if len(found) > 1:
-            raise Invalid(f"printed {self.metric} {len(found)} times ({found[0]:g}, {found[1]:g}, ...); once is a result")
+            raise Invalid(
+                f"printed {self.metric} {len(found)} times ({found[0]:g}, {found[1]:g}, ...); once is a result"
+            )
         return Measurement(plausible(found[0], self.metric, self.bounds))
 
 
@@ -191,7 +193,7 @@ def command_line(text: str, *, folder: Path) -> tuple[str, ...]:
     """
     words = shlex.split(text)
     if not words:
-        raise BadTask("a command in nightlab.toml is empty; write for example: run = \"python train.py\"")
+        raise BadTask('a command in nightlab.toml is empty; write for example: run = "python train.py"')
     if words[0] in ("python", "python3"):
         words[0] = _python(folder)
     return tuple(words)

@@ -231,7 +231,7 @@ class _Server:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it takes jobs. Its end of the socket is no witness: shims hold it too, and may outlive it a little."""
+        """Whether it takes jobs. Its end of the socket is no witness: shims hold it too, and may outlive it."""
         return self._process.poll() is None
 
     def start(self, job: Job, lock: int) -> Future[Run]:

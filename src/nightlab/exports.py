@@ -77,7 +77,9 @@ def read_karpathy(path: Path) -> Iterator[dict[str, str]]:
         if not line.strip():
             continue
         if len(cells) != len(COLUMNS) or cells[3] not in ("keep", "discard", "crash") or not _is_number(cells[1]):
-            raise BadTask(f"{path} line {number}: expected commit, number, number, keep|discard|crash, words; found {line!r}")
+            raise BadTask(
+                f"{path} line {number}: expected commit, number, number, keep|discard|crash, words; found {line!r}"
+            )
         yield {**dict(zip(COLUMNS, cells, strict=True)), "metric": header[1]}
 
 

@@ -203,7 +203,9 @@ class Ledger:
         """Experiments in order of their numbers; `newest` takes the last ones (still in rising order)."""
         where = "WHERE e.status = :status" if status else ""
         order = f"ORDER BY e.id {'DESC' if newest else ''} LIMIT :limit"
-        rows = self._db.execute(f"{_SELECT} {where} {order}", {"status": status, "limit": -1 if limit is None else limit})
+        rows = self._db.execute(
+            f"{_SELECT} {where} {order}", {"status": status, "limit": -1 if limit is None else limit}
+        )
         found = [_experiment(row) for row in rows]
         return found[::-1] if newest else found
 
@@ -345,7 +347,20 @@ class Ledger:
 
 _COLUMNS = (
     *("parent", "hypothesis", "proposer", "tree", "facts", "reason", "run", "purpose", "seed", "asked_by", "again"),
-    *("outcome", "value", "seconds", "cpu_seconds", "peak_mb", "status", "gain", "stderr", "z", "grade", "commit", "money"),
+    *(
+        "outcome",
+        "value",
+        "seconds",
+        "cpu_seconds",
+        "peak_mb",
+        "status",
+        "gain",
+        "stderr",
+        "z",
+        "grade",
+        "commit",
+        "money",
+    ),
     "tokens",
 )
 _REDUCERS: dict[str, tuple[str, ...]] = {

@@ -308,7 +308,9 @@ class Loop:
         if self.is_killed:
             return
         if attempt.again >= _MOST_LOST:
-            raise StudyStuck(f"run {attempt.run} was lost {attempt.again + 1} times ({finding.run.reason}); see nightlab doctor")
+            raise StudyStuck(
+                f"run {attempt.run} was lost {attempt.again + 1} times ({finding.run.reason}); see nightlab doctor"
+            )
         self._queue.appendleft(replace(attempt, again=attempt.again + 1))
 
     def _tell_incumbent(self, attempt: Attempt, finding: Finding) -> None:

@@ -1,9 +1,9 @@
 """The place of a study: where it lives on disk, and who holds it. Light, so that readings start fast.
 
-    <repository>/nightlab.toml, program.md      the user's own, versioned
-    <repository>/.nightlab/                     ledger.sqlite, runs/, worktrees/, results.tsv (a study called main)
-    <repository>/.nightlab/studies/<name>/      the same for a study of another name
-    branch nightlab/<name>                      what was kept
+<repository>/nightlab.toml, program.md      the user's own, versioned
+<repository>/.nightlab/                     ledger.sqlite, runs/, worktrees/, results.tsv (a study called main)
+<repository>/.nightlab/studies/<name>/      the same for a study of another name
+branch nightlab/<name>                      what was kept
 """
 
 from __future__ import annotations

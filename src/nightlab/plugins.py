@@ -11,6 +11,7 @@ from nightlab.proposer import Proposer
 
 Role = Literal["proposers", "executors", "evaluators", "policies"]
 
+_ONE = {"proposers": "proposer", "executors": "executor", "evaluators": "evaluator", "policies": "policy"}
 _OURS: dict[str, dict[str, str]] = {
     "proposers": {"tuner": "nightlab.tuner:arms", "unchanged": "nightlab.proposer:Unchanged"},
     "executors": {"local": "nightlab.executor:LocalExecutor"},
@@ -32,13 +33,15 @@ def load(role: Role, name: str) -> Any:
     if target is None:
         found = [point for point in entry_points(group=f"nightlab.{role}") if point.name == name]
         if not found:
-            raise BadPlugin(f"no {role[:-1]} is called {name!r}; there are: {', '.join(names(role))}, or module:attribute")
+            raise BadPlugin(
+                f"no {_ONE[role]} is called {name!r}; there are: {', '.join(names(role))}, or module:attribute"
+            )
         target = found[0].value
     module, _, attribute = target.partition(":")
     try:
         return getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise BadPlugin(f"cannot load {role[:-1]} {name!r} from {target}: {error}") from error
+        raise BadPlugin(f"cannot load {_ONE[role]} {name!r} from {target}: {error}") from error
 
 
 def proposers(name: str) -> list[Proposer]:
@@ -47,7 +50,9 @@ def proposers(name: str) -> list[Proposer]:
     found = list(made) if isinstance(made, list | tuple) else [made]
     for one in found:
         if not isinstance(one, Proposer):
-            raise BadPlugin(f"{name!r} made {one!r}, which is no proposer: it needs name, propose(context), learn(experiment)")
+            raise BadPlugin(
+                f"{name!r} made {one!r}, which is no proposer: it needs name, propose(context), learn(experiment)"
+            )
     return found
 
 

@@ -15,7 +15,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 class Process(NamedTuple):
-    """One line of /proc/PID/stat. `cpu` holds the seconds of its reaped children too; `start` is in ticks since boot."""
+    """One line of /proc/PID/stat. `cpu` counts its reaped children too, in seconds; `start` is in ticks since boot."""
 
     pid: int
     parent: int
@@ -109,13 +109,13 @@ def kill_child(pid: int) -> None:
         pass
 
 
-def proportional_size(pid: int) -> int | None:
-    """Its share of memory in bytes, pages it shares divided by their users; None where the kernel will not say."""
+def share(process: Process) -> int:
+    """Its memory in bytes, shared pages divided among those who share them; all of it where the kernel will not say."""
     try:
-        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-            return next((int(line.split()[1]) * 1024 for line in file if line.startswith(b"Pss:")), None)
+        with open(f"/proc/{process.pid}/smaps_rollup", "rb") as file:
+            return next((int(line.split()[1]) * 1024 for line in file if line.startswith(b"Pss:")), process.rss)
     except OSError:
-        return None
+        return process.rss
 
 
 def is_marked(pid: int, mark: str) -> bool:
@@ -143,7 +143,7 @@ def become_subreaper() -> None:
 
 
 def die_with(parent: int, signum: int) -> None:
-    """Ask for this signal when the parent dies. Bound to the parent's thread that forked us: it must be its main one."""
+    """Ask for this signal when the parent dies; in truth when the thread that forked us ends: be it the main one."""
     _prctl(_PR_SET_PDEATHSIG, signum)
     if os.getppid() != parent:  # it died before we asked
         os.kill(os.getpid(), signum)

@@ -15,22 +15,24 @@ _WINDOW = 40
 
 @dataclass(slots=True)
 class Purse:
-    """What one proposer has brought in lately: per experiment its kept gain (0 where not kept) and its seconds."""
+    """What one proposer has brought in lately: per experiment its kept gain (0 where not kept) and its runs.
+
+    Cost is counted in runs, not seconds: the same seed has to give the same study on any machine, however busy.
+    """
 
     gains: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
-    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    runs: deque[int] = field(default_factory=lambda: deque(maxlen=_WINDOW))
 
-    def draw(self, dice: Random, typical_gain: float, typical_seconds: float) -> float:
-        """A plausible gain per cost: Thompson sampling over how often it wins, times what a win brings and costs."""
+    def draw(self, dice: Random, typical_gain: float) -> float:
+        """A plausible gain per run: Thompson sampling over how often it wins, times what a win brings and costs."""
         wins = [gain for gain in self.gains if gain > 0]
         rate = dice.betavariate(1 + len(wins), 2 + len(self.gains) - len(wins))
         gain = (sum(wins) + typical_gain) / (len(wins) + 1)
-        seconds = (sum(self.seconds) + typical_seconds) / (len(self.seconds) + 1)
-        return rate * gain / seconds if seconds > 0 else rate * gain
+        return rate * gain / ((sum(self.runs) + 1) / (len(self.runs) + 1))
 
 
 class Bandit:
-    """Shares slots between proposers by confirmed gain per cost; new ones are each tried first.
+    """Shares slots between proposers by confirmed gain per run; new ones are each tried first.
 
     Deterministic: what it draws depends on the study's seed, the proposal's number, and what it has learned.
     """
@@ -44,13 +46,12 @@ class Bandit:
         if purse is not None and experiment.status is not Status.REJECTED:
             kept = experiment.status is Status.KEPT
             purse.gains.append(max(experiment.gain or 0.0, 0.0) if kept else 0.0)
-            purse.seconds.append(experiment.seconds)
+            purse.runs.append(experiment.runs)
 
     def order(self, *, seed: int, number: int) -> list[str]:
         """All names, the one to ask first in front."""
         dice = Random(derived_seed(seed, "search", number))
         wins = [gain for purse in self._purses.values() for gain in purse.gains if gain > 0]
-        times = [value for purse in self._purses.values() for value in purse.seconds]
-        gain, seconds = (fmean(wins) if wins else 1.0), (fmean(times) if times else 1.0)
-        drawn = {name: purse.draw(dice, gain, seconds) for name, purse in self._purses.items()}
+        typical = fmean(wins) if wins else 1.0
+        drawn = {name: purse.draw(dice, typical) for name, purse in self._purses.items()}
         return sorted(drawn, key=lambda name: (bool(self._purses[name].gains), -drawn[name]))

@@ -33,7 +33,9 @@ def setup(
     script = _script(folder)
     run = run or (f"python {script}" if script else _asked(ask, "What is run", "--run", "python train.py"))
     source = _source(folder, run)
-    metric = metric or _metric(source) or _asked(ask, "The metric's name, as the script prints it", "--metric", "val_loss")
+    metric = (
+        metric or _metric(source) or _asked(ask, "The metric's name, as the script prints it", "--metric", "val_loss")
+    )
     direction = direction or _direction(metric) or _asked(ask, "Is lower or higher better", "--direction", "lower")
     files = list(editable or []) or ([word for word in run.split() if word.endswith(".py")])
     if not files:
@@ -67,7 +69,10 @@ def _metric(source: str) -> str | None:
 
 
 def _direction(metric: str) -> str | None:
-    if any(word in metric.lower() for word in ("loss", "error", "bpb", "perplexity", "time", "bits", "latency", "rmse", "mae")):
+    if any(
+        word in metric.lower()
+        for word in ("loss", "error", "bpb", "perplexity", "time", "bits", "latency", "rmse", "mae")
+    ):
         return "lower"
     return "higher" if any(word in metric.lower() for word in _HIGHER) else None
 

@@ -10,6 +10,7 @@ Needs Linux 5.3 or later.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gc
 import json
@@ -112,7 +113,7 @@ class Result:
 
 
 class Log:
-    """What a run prints: the first MiB goes to the file at once, the last is held back; neither disk nor memory grow."""
+    """What a run prints: the first MiB goes to the file at once, the last is held back; disk and memory stay small."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
@@ -168,31 +169,45 @@ class Alarm:
 
     def hush(self) -> None:
         """Empty the pipe; what was heard stays heard."""
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.read(self.fd, 4096)
-        except BlockingIOError:
-            pass
 
 
-def run(folder: Path, *, life: int | None = None) -> None:
-    """Run the job in this folder to its end and leave `log` and `result.json` there; the caller holds the lock.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An order and what to execute for it; or why nothing can be."""
+
+    order: Order
+    command: sandbox.Command | None
+    trouble: str = ""
+
+
+def prepare(folder: Path) -> Plan:
+    """Read the order in this folder and lay out its jail."""
+    order = Order.read(folder)
+    try:
+        return Plan(order, sandbox.command(order.level, order.job))
+    except (NightlabError, OSError) as error:
+        return Plan(order, None, f"could not start: {error}")
+
+
+def run(plan: Plan, *, life: int | None = None) -> None:
+    """Run a job to its end and leave `log` and `result.json` in its folder; the caller holds the lock.
 
     `life` is a socket whose other end the lab holds: it hangs up when the lab has died.
     """
-    order = Order.read(folder)
-    log = Log(folder / "log")
-    try:
-        argv, env = sandbox.command(order.level, order.job)
-    except (NightlabError, OSError) as error:
-        result = Result(order.job.token, Outcome.CRASHED, f"could not start: {error}", order.level)
+    order, job = plan.order, plan.order.job
+    log = Log(job.folder / "log")
+    if plan.command is None:
+        result = Result(job.token, Outcome.CRASHED, plan.trouble, order.level)
     else:
-        result = _Watch(order, log, life).follow(argv, env)
+        result = _Watch(order, log, life).follow(*plan.command)
     log.close()
-    sandbox.tidy(order.level, order.job)
+    sandbox.tidy(order.level, job)
     try:
-        result.write(folder)
+        result.write(job.folder)
     except OSError as error:
-        raise SystemExit(f"nightlab: the result of run {order.job.id} cannot be written: {error}") from error
+        raise SystemExit(f"nightlab: the result of run {job.id} cannot be written: {error}") from error
 
 
 class _Watch:
@@ -201,6 +216,7 @@ class _Watch:
     def __init__(self, order: Order, log: Log, life: int | None) -> None:
         self._order, self._log = order, log
         self._limits = order.job.limits
+        self._is_wrapped = order.level in sandbox.WRAPPED
         self._alarm = Alarm(signal.SIGCHLD, signal.SIGTERM)
         self._poll = select.poll()
         self._poll.register(self._alarm.fd, select.POLLIN)
@@ -209,7 +225,8 @@ class _Watch:
         self._pipe = self._main = -1
         self._exit: tuple[int, float] | None = None  # the first process's status, and when it ended
         self._lost: float | None = None
-        self._cpu = self._memory = 0.0
+        self._cpu = 0.0
+        self._memory = 0
         self._count = self._survivors = 0
 
     def follow(self, argv: list[str], env: dict[str, str]) -> Result:
@@ -220,7 +237,8 @@ class _Watch:
         self._poll.register(self._pipe, select.POLLIN)
         self._started = self._printed = time.monotonic()
         self._next_look, self._pause = self._started + _FIRST_LOOK, _FIRST_LOOK
-        self._main = _spawn(argv, env, self._order.job, output)
+        spawn = _spawn_jail if self._is_wrapped else _spawn
+        self._main = spawn(argv, env, self._order.job, output)
         os.close(output)
         self._note_session()
         verdict = self._watch()
@@ -230,7 +248,7 @@ class _Watch:
         return self._result(verdict)
 
     def _note_session(self) -> None:
-        """Leave what recovery needs to find the run should the shim be killed; the start time rules out a reused pid."""
+        """Leave what finds the run should we be killed; the start time rules out a reused pid."""
         if main := processes.look(self._main):
             with open(self._order.job.folder / "session", "w", encoding="ascii") as file:
                 file.write(f"{main.pid} {main.start}")
@@ -251,6 +269,9 @@ class _Watch:
             return Outcome.KILLED, "stopped on request"
         if self._lost is not None and now - self._lost >= self._order.linger:
             return Outcome.KILLED, "the lab was gone"
+        return self._broken_limit(now)
+
+    def _broken_limit(self, now: float) -> tuple[Outcome, str] | None:
         limits = self._limits
         for used, limit, outcome, words in (
             (now - self._started, limits.wall, Outcome.TIMEOUT, "ran longer than {:g} s"),
@@ -304,11 +325,12 @@ class _Watch:
         tree = processes.descendants(os.getpid())
         live = [process for process in tree if not process.is_zombie]
         self._count = len(live)
-        self._cpu = max(self._cpu, _reaped_cpu() + sum(process.cpu for process in tree))
+        reaped = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self._cpu = max(self._cpu, reaped.ru_utime + reaped.ru_stime + sum(process.cpu for process in tree))
         memory = sum(process.rss for process in live)
         if self._limits.memory_mb is not None and memory > self._limits.memory_mb * _MIB:
-            # Forked processes share pages, which a plain sum counts once for each. The exact share is dear: ask it late.
-            memory = sum(_or(processes.proportional_size(process.pid), process.rss) for process in live)
+            # Forked processes share pages, and a plain sum counts them once for each. The true share is dear: ask late.
+            memory = sum(map(processes.share, live))
         self._memory = max(self._memory, memory)
         cost = time.monotonic() - now
         self._pause = max(min(2 * self._pause, _LAST_LOOK), _LOOK_SHARE * cost)
@@ -329,10 +351,9 @@ class _Watch:
                 self._survivors += os.WIFSIGNALED(status)
 
     def _ask_to_end(self) -> None:
-        """TERM to the whole tree, and a moment to obey; the jail's own process would take everything with it at once."""
-        wrapped = self._order.level in sandbox.WRAPPED
+        """TERM to the whole tree but the jail's own process, which would take all with it; then a moment to obey."""
         for process in processes.descendants(os.getpid()):
-            if not (wrapped and process.pid == self._main):
+            if not (self._is_wrapped and process.pid == self._main):
                 processes.send(process, signal.SIGTERM)
         deadline = time.monotonic() + GRACE
         while self._reap() and (left := deadline - time.monotonic()) > 0:
@@ -359,7 +380,11 @@ class _Watch:
         code = os.waitstatus_to_exitcode(status)
         if code < 0:
             code = 128 - code  # as a shell and bubblewrap say it, so that both levels agree
-        outcome, reason = verdict or _ending(code)
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self._cpu = max(self._cpu, usage.ru_utime + usage.ru_stime)
+        self._memory = max(self._memory, usage.ru_maxrss * 1024)
+        # Once more with the whole account: to end between two looks must not be a way around a limit.
+        outcome, reason = verdict or self._broken_limit(ended) or _ending(code)
         return Result(
             token=self._order.job.token,
             outcome=outcome,
@@ -367,19 +392,10 @@ class _Watch:
             level=self._order.level,
             exit_code=code,
             seconds=ended - self._started,
-            cpu_seconds=max(self._cpu, _reaped_cpu()),
-            peak_mb=max(self._memory / _MIB, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024),
-            survivors=None if self._order.level in sandbox.WRAPPED else self._survivors,
+            cpu_seconds=self._cpu,
+            peak_mb=self._memory / _MIB,
+            survivors=None if self._is_wrapped else self._survivors,
         )
-
-
-def _or(value: int | None, other: int) -> int:
-    return other if value is None else value
-
-
-def _reaped_cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 def _ending(code: int) -> tuple[Outcome, str]:
@@ -388,6 +404,10 @@ def _ending(code: int) -> tuple[Outcome, str]:
     if 128 < code <= 128 + signal.NSIG:
         return Outcome.CRASHED, f"killed by signal {code - 128}"
     return Outcome.CRASHED, f"exit code {code}"
+
+
+# What we ignore would stay ignored in the run: a Python without SIGINT, a pipe that never breaks.
+_DEFAULTS = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP)
 
 
 def _spawn(argv: list[str], env: dict[str, str], job: Job, output: int) -> int:
@@ -399,14 +419,12 @@ def _spawn(argv: list[str], env: dict[str, str], job: Job, output: int) -> int:
     try:
         os.setsid()
         processes.die_with(parent, signal.SIGKILL)
-        # What we ignore would stay ignored in the run: a Python without SIGINT, a pipe that never breaks.
-        for signum in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP):
+        for signum in _DEFAULTS:
             signal.signal(signum, signal.SIG_DFL)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        for which, most in sandbox.rlimits(job.limits):
-            _set_limit(which, most)
+        _set_limits(0, job.limits)
         os.chdir(job.tree)
         os.execvpe(argv[0], argv, env)
     except OSError as error:
@@ -415,10 +433,23 @@ def _spawn(argv: list[str], env: dict[str, str], job: Job, output: int) -> int:
         os._exit(127)
 
 
-def _set_limit(which: int, most: int) -> None:
-    _, hard = resource.getrlimit(which)
-    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(which, (most, most))
+def _spawn_jail(argv: list[str], env: dict[str, str], job: Job, output: int) -> int:
+    """Start a jail that goes to the tree and dies with us by itself: no fork copies our memory, which saves 2 ms."""
+    descriptors: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_DUP2, output, 1),
+        (os.POSIX_SPAWN_DUP2, output, 2),
+    ]
+    pid = os.posix_spawn(argv[0], argv, env, file_actions=descriptors, setsid=True, setsigmask=(), setsigdef=_DEFAULTS)
+    _set_limits(pid, job.limits)
+    return pid
+
+
+def _set_limits(pid: int, limits: Limits) -> None:
+    for which, most in sandbox.rlimits(limits):
+        _, hard = resource.prlimit(pid, which)
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.prlimit(pid, which, (most, most))
 
 
 # ---- the warm server ----
@@ -474,6 +505,7 @@ def _obey(control: socket.socket, shims: dict[int, int]) -> bool:
 
 
 def _fork_shim(folder: Path, control: socket.socket, number: int, lock: int) -> int:
+    plan = prepare(folder)  # here, where everything is warm and no page has to be copied before it is touched
     parent = os.getpid()
     # A kill may come before the shim has learned to hear it.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
@@ -481,7 +513,7 @@ def _fork_shim(folder: Path, control: socket.socket, number: int, lock: int) -> 
     if pid == 0:
         os.setsid()
         processes.die_with(parent, signal.SIGTERM)
-        run(folder, life=control.fileno())
+        run(plan, life=control.fileno())
         os.close(lock)
         _tell(control, number)
         os._exit(0)  # nothing to finalize; saves a millisecond
@@ -516,10 +548,8 @@ def _dead_child() -> tuple[int, int]:
 
 
 def _tell(control: socket.socket, number: int) -> None:
-    try:
+    with contextlib.suppress(ConnectionError):  # the lab is gone: there is nobody to tell
         control.send(json.dumps(["ended", number]).encode())
-    except ConnectionError:
-        pass  # the lab is gone: there is nobody to tell
 
 
 def main(words: list[str]) -> int:
@@ -529,13 +559,13 @@ def main(words: list[str]) -> int:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             lock = take_lock(Path(folder))
             if lock is None:
-                print(f"nightlab: {folder} is in use by another run", file=sys.stderr)
+                sys.stderr.write(f"nightlab: {folder} is in use by another run\n")
                 return 3
-            run(Path(folder))
+            run(prepare(Path(folder)))
         case ["serve", descriptor]:
             serve(socket.socket(fileno=int(descriptor)))
         case _:
-            print("usage: python -m nightlab.shim run FOLDER | serve FD", file=sys.stderr)
+            sys.stderr.write("usage: python -m nightlab.shim run FOLDER | serve FD\n")
             return 2
     return 0
 

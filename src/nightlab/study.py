@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from nightlab import plugins, sandbox, task
+from nightlab import plugins, task
 from nightlab.audit import Audit, audit
 from nightlab.decide import Policy
 from nightlab.errors import BadTask, NotFound
@@ -32,7 +32,9 @@ def load_task(place: Place) -> Task:
     """The task of the user's folder, checked against what HEAD holds. Raises BadTask."""
     here = Path.cwd()
     if not (place.root / TASK_FILE).exists() and (here / TASK_FILE).exists() and here != place.root:
-        raise BadTask(f"{here / TASK_FILE} is not at the top of the repository; move it to {place.root}, paths included")
+        raise BadTask(
+            f"{here / TASK_FILE} is not at the top of the repository; move it to {place.root}, paths included"
+        )
     found = task.load(place.root)
     tree = place.repository.tree(place.repository.head())
     if not any(found.is_editable(path) for path in tree.entries):
@@ -102,7 +104,7 @@ class Study:
     @property
     def jail(self) -> str:
         """The level of the jail that runs live in, in words."""
-        return sandbox.describe(self.executor.level)
+        return jail_in_words(self.executor.level)
 
     def loop(self, proposers: Sequence[Proposer]) -> Loop:
         """The loop over this study's ledger."""
@@ -213,6 +215,15 @@ def _what_was_checked(study: Study, sigma: float) -> dict[str, Any]:
     }
 
 
+def jail_in_words(level: str) -> str:
+    """A level of the jail, and what it means."""
+    return f"{level} ({_JAILS[level]})"
+
+
+_JAILS = {
+    "bubblewrap": "namespaces of its own: no network, private home, sees only what it needs",
+    "process": "limits and a clean end only: a run can read your files and use the network",
+}
 _TRUST = {
     "printed": "Level printed: the number is what the run itself says; a script that prints what it likes is not seen.",
     "predictions": "Level predictions: the judge scores answers to inputs whose truth the run never had.",

@@ -206,7 +206,9 @@ def _line_of(text: str, place: list[str]) -> int | None:
 def _matches(path: str, glob: str) -> bool:
     """Whether a path fits a glob: * stays within a folder, ** crosses folders."""
     pattern = re.escape(str(PurePosixPath(glob)))
-    pattern = pattern.replace(r"\*\*/", "(?:.*/)?").replace(r"\*\*", ".*").replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
+    pattern = (
+        pattern.replace(r"\*\*/", "(?:.*/)?").replace(r"\*\*", ".*").replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
+    )
     return re.fullmatch(pattern, path) is not None
 
 

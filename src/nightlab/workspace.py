@@ -366,7 +366,10 @@ def _one_difference(path: str, before: str | None, after: str | None) -> str:
     header = [f"diff --git a/{path} b/{path}\n"]
     header += ["new file mode 100644\n"] if before is None else []
     header += ["deleted file mode 100644\n"] if after is None else []
-    old, new = (f"a/{path}{tab}" if before is not None else "/dev/null"), f"b/{path}{tab}" if after is not None else "/dev/null"
+    old, new = (
+        (f"a/{path}{tab}" if before is not None else "/dev/null"),
+        f"b/{path}{tab}" if after is not None else "/dev/null",
+    )
     hunks = unified_diff(_lines(before), _lines(after), old, new)
     body = [line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in hunks]
     return "".join(header + body)
@@ -415,7 +418,9 @@ def _plain_text(path: Path) -> str | None:
 def is_plain(path: str) -> bool:
     """Whether a path stays inside the tree and out of git's and the lab's own folders."""
     parts = PurePosixPath(path).parts
-    return bool(parts) and not path.startswith("/") and not {"..", ".git", ".nightlab"} & set(parts) and "\0" not in path
+    return (
+        bool(parts) and not path.startswith("/") and not {"..", ".git", ".nightlab"} & set(parts) and "\0" not in path
+    )
 
 
 def merged(base: Files, ours: Files, theirs: Files) -> dict[str, str | None] | None:

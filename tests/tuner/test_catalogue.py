@@ -238,6 +238,19 @@ def test_everything_else_in_the_file_stays_as_it_was() -> None:
             assert len(gone) <= 6
 
 
+def test_a_helper_stands_below_the_imports_and_is_not_written_twice() -> None:
+    new = made(MLP, "use momentum 0.9 in train()")
+
+    assert "import numpy as np\n\n\ndef _momentum(key, gradient, decay=0.9, memory={}):\n" in new
+    assert not {offer.kind for offer in offers(new).values()} & {"momentum", "optimiser"}
+
+
+def test_an_import_that_stands_there_is_not_added_again() -> None:
+    text = PLAIN.replace("import math\n", "import functools\nimport math\n")
+
+    assert made(text, "remember the answers of fib()").count("import functools") == 1
+
+
 IDEA = """\
 diff --git a/a.py b/a.py
 --- a/a.py

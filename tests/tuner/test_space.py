@@ -116,6 +116,10 @@ def test_numbers_look_as_a_person_writes_them(value: float) -> None:
     assert len(f"{knob.at(knob.place + 0.3):.10g}".replace(".", "").strip("0").partition("e")[0].rstrip("0")) <= 4
 
 
+def test_a_knob_at_its_present_value_changes_no_file() -> None:
+    assert space.turned({"a.py": MLP}, space.constants({"a.py": MLP})) == {}
+
+
 def test_a_key_stays_when_other_code_comes_and_goes() -> None:
     grown = MLP.replace("HIDDEN", "DEPTH = 2\nHIDDEN", 1).replace("b1 = np.zeros", "scale = 0.7\n    b1 = np.zeros")
 
@@ -123,4 +127,13 @@ def test_a_key_stays_when_other_code_comes_and_goes() -> None:
 
 
 def test_what_is_not_python_is_left_alone() -> None:
-    assert space.knobs({"a.py": "LR = = 0.1\n", "b.txt": "LR = 0.1\n"}) == ()
+    assert space.knobs({"a.py": "LR = = 0.1\n", "b.txt": "LR = 0.1\n", "c.py": "LR = '\udc80'\n"}) == ()
+
+
+def test_what_is_nested_too_deeply_to_be_written_back_is_left_alone() -> None:
+    assert knobs_of("LR = 0.1\nx = " + " + ".join(f"a{i}" for i in range(900)) + "\n") == {}
+
+
+@pytest.mark.parametrize("literal", ["0xFF", "0b1000", "1e999", "9" * 400, "1e-320", "3j", "10**60"])
+def test_numbers_that_are_no_quantities_are_left_alone(literal: str) -> None:
+    assert knobs_of(f"A = {literal}\n") == {}

@@ -30,7 +30,15 @@ def plot(experiments: Sequence[Experiment], path: Path, *, metric: str, directio
     failed = [one for one in experiments if one.status.is_failure and one.status is not Status.REJECTED]
     ends = [*(one.id for one in kept), experiments[-1].id]
     best = [float(one.value or 0.0) for one in kept]
-    axes.plot([one.id for one in lost], [float(one.value or 0.0) for one in lost], "o", color=_GREY, ms=4, alpha=0.7, label="discarded")
+    axes.plot(
+        [one.id for one in lost],
+        [float(one.value or 0.0) for one in lost],
+        "o",
+        color=_GREY,
+        ms=4,
+        alpha=0.7,
+        label="discarded",
+    )
     if kept:
         axes.step(ends, [*best, best[-1]], where="post", color=_BLUE, lw=2, label="running best")
         if sigma:
@@ -41,7 +49,9 @@ def plot(experiments: Sequence[Experiment], path: Path, *, metric: str, directio
     _label(axes, kept)
     if failed:
         bottom = axes.get_ylim()[0]
-        axes.plot([one.id for one in failed], [bottom] * len(failed), "x", color=_ORANGE, ms=7, label="failed", clip_on=False)
+        axes.plot(
+            [one.id for one in failed], [bottom] * len(failed), "x", color=_ORANGE, ms=7, label="failed", clip_on=False
+        )
     axes.set_xlabel("experiment")
     axes.set_ylabel(f"{metric} ({direction} is better)")
     failures = f", {len(failed)} failed" if failed else ""

@@ -43,7 +43,9 @@ def decision_line(one: Experiment) -> str:
     gain = "" if one.gain is None else f" gain {one.gain:+.3g}"
     noise = f" +- {one.stderr:.2g}" if one.stderr else ""
     mark = _MARKS.get(one.status, "!")
-    return harmless(f"{mark} {one.id:>4} {one.status:<9} {number(one.value):>9}{gain}{noise}  {one.hypothesis} ({one.reason})")
+    return harmless(
+        f"{mark} {one.id:>4} {one.status:<9} {number(one.value):>9}{gain}{noise}  {one.hypothesis} ({one.reason})"
+    )
 
 
 def harmless(text: str) -> str:

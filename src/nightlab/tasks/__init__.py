@@ -1,14 +1,15 @@
-"""The tasks that ship: folders to copy and start from."""
+"""The tasks that ship: templates to copy and start from."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from pathlib import Path
 
-from nightlab.errors import NotFound
+from nightlab.errors import BadTask, NotFound
 
 NAMES = ("tinylm", "compress", "speed")
-"""The templates, the demo's own first."""
 
 
 def folder(name: str) -> Traversable:
@@ -18,16 +19,20 @@ def folder(name: str) -> Traversable:
     return files(__name__) / name
 
 
-def texts(name: str) -> dict[str, str]:
-    """Every file of a template: path inside it -> its text."""
-    return dict(sorted(_walk(folder(name), "")))
+def write(name: str, where: Path) -> list[str]:
+    """Copy a template into a folder and say which files came. Raises BadTask rather than overwrite one."""
+    contents = dict(sorted(_contents(folder(name))))
+    if taken := [path for path in contents if (where / path).exists()]:
+        raise BadTask(f"{where} has its own {', '.join(taken)}; start {name} in an empty folder")
+    for path, content in contents.items():
+        (where / path).parent.mkdir(parents=True, exist_ok=True)
+        (where / path).write_bytes(content)
+    return list(contents)
 
 
-def _walk(place: Traversable, prefix: str) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
+def _contents(place: Traversable, inside: str = "") -> Iterator[tuple[str, bytes]]:
     for entry in place.iterdir():
-        if entry.is_dir() and entry.name != "__pycache__":
-            found += _walk(entry, f"{prefix}{entry.name}/")
-        elif entry.is_file():
-            found.append((f"{prefix}{entry.name}", entry.read_text(encoding="utf-8")))
-    return found
+        if entry.is_file():
+            yield inside + entry.name, entry.read_bytes()
+        elif entry.name != "__pycache__":
+            yield from _contents(entry, f"{inside}{entry.name}/")

@@ -1,5 +1,7 @@
 """What every executor must do: subclass ExecutorContract, override `executor`, and let pytest collect it."""
 
+# ruff: noqa: D102 - the name of a test is its sentence
+
 from __future__ import annotations
 
 import time
@@ -16,9 +18,10 @@ from nightlab.values import Job, Limits, Outcome, Run
 
 PATIENCE = 30.0
 """Seconds a run of this contract may take on the slowest executor."""
+_LIMITS = Limits(wall=PATIENCE)
 
 
-def shell_job(folder: Path, script: str, *, name: str = "run-1", limits: Limits = Limits(wall=PATIENCE)) -> Job:
+def shell_job(folder: Path, script: str, *, name: str = "run-1", limits: Limits = _LIMITS) -> Job:
     """A job that runs a shell script in a fresh tree below this folder."""
     tree = folder / "worktrees" / name
     tree.mkdir(parents=True, exist_ok=True)
@@ -155,7 +158,8 @@ class ExecutorContract:
 
         recovered = executor.recover(job)
 
-        assert recovered is not None and recovered.log() == "done\n"
+        assert recovered is not None
+        assert recovered.log() == "done\n"
         assert recovered == future.result(timeout=PATIENCE)
 
     def test_closing_ends_what_runs_and_may_be_repeated(self, executor: Executor, tmp_path: Path) -> None:

@@ -6,17 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from random import Random
-from typing import TYPE_CHECKING
 
 from nightlab.proposer import Context
 from nightlab.tuner import space
-from nightlab.tuner.memory import KEPT, Memory
+from nightlab.tuner.memory import Memory
 from nightlab.tuner.space import Knob, Number
 from nightlab.values import Experiment, Proposal, Status, derived_seed
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.distributions import BaseDistribution, FloatDistribution
 
 ATTEMPTS = 20
 TOLD = 300
@@ -114,9 +109,9 @@ def _next_place(knob: Knob, trail: Sequence[Experiment], rng: Random) -> float:
     if not trail:
         return knob.place + rng.choice((-1, 1)) * knob.step * rng.choice((0.4, 1.0))
     step = _step(knob, trail[-1])
-    if trail[-1].status in KEPT:
+    if trail[-1].status is Status.KEPT:
         return knob.place + step * 1.2
-    both = len(trail) > 1 and trail[-2].status not in KEPT and _step(knob, trail[-2]) * step < 0
+    both = len(trail) > 1 and trail[-2].status is not Status.KEPT and _step(knob, trail[-2]) * step < 0
     return knob.place - step * (rng.uniform(0.3, 0.7) if both else 1.0)
 
 
@@ -138,45 +133,9 @@ def _moved(knob: Knob, place: float) -> Number:
 
 def sampled(context: Context, knobs: Sequence[Knob], told: Sequence[Experiment], rng: Random) -> Iterator[Turn]:
     """What Optuna's TPE asks for, of which at most a few knobs are turned."""
-    trials = study(context, knobs, told, rng)
-    ranges: dict[str, BaseDistribution] = {k.key: _range(k) for k in knobs}
-    while True:
-        asked = trials.ask(ranges).params
+    from nightlab.tuner.sampler import places
+
+    for asked in places(context, knobs, told, rng.randrange(2**31)):
         moved = [k.key for k in knobs if k.at(asked[k.key]) != k.value]
         chosen = rng.sample(moved, min(len(moved), BREADTH))
         yield {k.key: k.at(asked[k.key]) for k in knobs if k.key in chosen}
-
-
-def study(context: Context, knobs: Sequence[Knob], told: Sequence[Experiment], rng: Random) -> optuna.Study:
-    """The sampler's own history, rebuilt in memory: the present values, then what was learned; failures as failures."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sampler = optuna.samplers.TPESampler(seed=rng.randrange(2**31))
-    study = optuna.create_study(sampler=sampler, direction="minimize" if context.direction == "lower" else "maximize")
-    present = {k.key: k.value for k in knobs}
-    if context.value is not None:
-        study.add_trial(_trial(knobs, present, context.value))
-    for experiment in told:
-        failed = experiment.status.is_failure or experiment.value is None
-        values = {**present, **experiment.facts["constants"]}
-        study.add_trial(_trial(knobs, values, None if failed else experiment.value))
-    return study
-
-
-def _trial(knobs: Sequence[Knob], values: Turn, value: float | None) -> optuna.trial.FrozenTrial:
-    """An experiment in the sampler's words; a knob it did not have yet counts as where it stands now."""
-    from optuna.trial import TrialState, create_trial
-
-    return create_trial(
-        state=TrialState.FAIL if value is None else TrialState.COMPLETE,
-        value=value,
-        params={k.key: k.place_of(values[k.key]) for k in knobs},
-        distributions={k.key: _range(k) for k in knobs},
-    )
-
-
-def _range(knob: Knob) -> FloatDistribution:
-    from optuna.distributions import FloatDistribution
-
-    return FloatDistribution(knob.low, knob.high)

@@ -15,7 +15,7 @@ from nightlab.tuner.space import NEVER, number, words
 from nightlab.tuner.tree import Replacement, Tree, code, dotted, inside, parsed
 
 LONGEST = 40
-"""Block longer than this many lines are the program, not a part of it that may be superfluous."""
+"""A block of more lines than this is the program, not a part of it that may be superfluous."""
 
 
 RITUALS = words("print log logger logging save savez dump write seed super main")

@@ -12,9 +12,9 @@ import libcst as cst
 
 from nightlab.proposer import Context
 from nightlab.tuner import space
-from nightlab.tuner.memory import KEPT, Memory
+from nightlab.tuner.memory import Memory
 from nightlab.tuner.tree import Swaps, Tree, parsed, rewritten
-from nightlab.values import Experiment, Files, Proposal, derived_seed
+from nightlab.values import Experiment, Files, Proposal, Status, derived_seed
 
 ATTEMPTS = 20
 REMEMBERED = 2000
@@ -55,8 +55,8 @@ class Edits:
         self._memory = Memory()
 
     def learn(self, experiment: Experiment) -> None:
-        """Remember its own, for what they did, and the kept ones of others, for when."""
-        if experiment.proposer == self.name or experiment.status in KEPT:
+        """Remember edits, for what they did, and whatever was kept, for when."""
+        if "edit" in experiment.facts or experiment.status is Status.KEPT:
             self._memory.learn(experiment)
 
     def propose(self, context: Context) -> Proposal | None:
@@ -73,7 +73,7 @@ class Edits:
 def ranked(offers: Iterable[Offer], told: Sequence[Experiment], rng: Random) -> Iterator[Offer]:
     """The offers still open, in an order drawn by chance and weighted by how their kind has fared."""
     tried = Counter(str(e.facts["kind"]) for e in told if "kind" in e.facts)
-    kept = Counter(str(e.facts["kind"]) for e in told if "kind" in e.facts and e.status in KEPT)
+    kept = Counter(str(e.facts["kind"]) for e in told if "kind" in e.facts and e.status is Status.KEPT)
     shut = _shut(told)
 
     def drawn(offer: Offer) -> float:
@@ -90,7 +90,7 @@ def _shut(told: Sequence[Experiment]) -> set[str]:
     for experiment in reversed(told):
         if keeps >= KEEPS_UNTIL_RETRIED:
             break
-        if experiment.status in KEPT:
+        if experiment.status is Status.KEPT:
             keeps += 1
         elif "edit" in experiment.facts:
             shut.add(str(experiment.facts["edit"]))
@@ -130,9 +130,15 @@ def with_preamble(text: str, preamble: str) -> str:
     module = cst.parse_module(text)
     new = cst.parse_module(preamble, config=module.config_for_parsing)
     have = {module.code_for_node(s).strip() for s in module.body}
-    missing = [s for s in new.body if new.code_for_node(s).strip() not in have]
+    missing = [_apart(s) for s in new.body if new.code_for_node(s).strip() not in have]
     at = sum(1 for _ in _opening(module))
     return module.with_changes(body=[*module.body[:at], *missing, *module.body[at:]]).code
+
+
+def _apart(statement: cst.SimpleStatementLine | cst.BaseCompoundStatement) -> cst.BaseStatement:
+    """A definition with the two empty lines before it that are its due."""
+    empty = cst.EmptyLine(indent=False)
+    return statement.with_changes(leading_lines=(empty, empty)) if isinstance(statement, cst.FunctionDef) else statement
 
 
 def _opening(module: cst.Module) -> Iterator[cst.CSTNode]:

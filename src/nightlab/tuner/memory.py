@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-from nightlab.values import Experiment, Status
-
-KEPT = frozenset({Status.KEPT, Status.PRUNED})
-"""Its change is in the incumbent. A pruned one was kept, and part of it was found not to be needed."""
+from nightlab.values import Experiment
 
 
 class Memory:

@@ -75,7 +75,7 @@ class Knob:
         if self.kind == "linear":
             return round(place, 3)
         if self.kind == "complement":
-            return 1 - rounded(2.0**-place) if place < 0 else float(f"{1 - rounded(2.0**-place):.10g}")
+            return float(f"{1 - rounded(2.0**-place):.10g}")
         size = math.copysign(2.0**place, self.value)
         return round(rounded(size)) if isinstance(self.value, int) else rounded(size)
 
@@ -197,7 +197,9 @@ def is_boolean(node: cst.CSTNode) -> bool:
 
 def number(node: cst.CSTNode) -> Number | None:
     """What a literal is worth, also with a sign and as a product or power of literals; else None."""
-    if isinstance(node, cst.Integer | cst.Float):
+    if isinstance(node, cst.Integer):
+        return None if node.value[:2].lower() in ("0x", "0b", "0o") else node.evaluated_value
+    if isinstance(node, cst.Float):
         return node.evaluated_value
     if isinstance(node, cst.Name) and is_boolean(node):
         return node.value == "True"
@@ -223,7 +225,7 @@ def _result(operator: cst.BaseBinaryOp, left: Number, right: Number) -> Number |
 def _scale(label: str, value: Number) -> tuple[Kind, float, float, float] | None:
     """The kind, both ends and a first step of the scale that suits a value of this name."""
     named = words(label.partition(" of ")[0])
-    if named & NEVER or not math.isfinite(value):
+    if named & NEVER or not abs(value) < 1e15 or 0 < abs(value) < 1e-12:
         return None
     if isinstance(value, bool):
         return "switch", 0.0, 1.0, 1.0

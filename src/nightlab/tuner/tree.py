@@ -13,6 +13,9 @@ Replacement = cst.CSTNode | tuple[cst.CSTNode, ...] | None
 
 Swaps = Mapping[cst.CSTNode, Replacement]
 
+DEEPEST = 120
+"""libcst takes about five frames of the stack per level, and a thousand are there."""
+
 _SPACE = (cst.BaseParenthesizableWhitespace, cst.TrailingWhitespace, cst.EmptyLine, cst.Newline, cst.Comment)
 
 
@@ -43,14 +46,17 @@ class Tree:
 
 @lru_cache(maxsize=128)
 def parsed(text: str) -> Tree | None:
-    """The file's tree; None where the text is not Python."""
+    """The file's tree; None where the text is not Python, or nested deeper than libcst can write back."""
     try:
         module = cst.parse_module(text)
-    except cst.ParserSyntaxError:
+    except (cst.ParserSyntaxError, UnicodeEncodeError):
         return None
     parents: dict[cst.CSTNode, cst.CSTNode] = {}
     nodes = tuple(_walk(module, parents))
-    return Tree(text, module, nodes, parents)
+    depths: dict[cst.CSTNode, int] = {module: 0}
+    for node in nodes[1:]:
+        depths[node] = depths[parents[node]] + 1
+    return Tree(text, module, nodes, parents) if max(depths.values()) <= DEEPEST else None
 
 
 def _walk(root: cst.CSTNode, parents: dict[cst.CSTNode, cst.CSTNode]) -> Iterator[cst.CSTNode]:

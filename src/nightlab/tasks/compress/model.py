@@ -1,6 +1,7 @@
 """A model of text, bit by bit: it counts which bit followed in the same context before.
 
-A context is the last few bytes and the bits of the present byte so far. Two such models of different order can be mixed.
+A context is the last few bytes and the bits of the present byte so far. Two such models, which look back differently
+far, can be mixed.
 """
 
 ORDER = 1  # bytes of context of the first model

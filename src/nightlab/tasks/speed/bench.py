@@ -13,7 +13,7 @@ import time
 import reference
 import solution
 
-VOCABULARY, WORDS, ROUNDS = 120, 8, 7
+VOCABULARY, WORDS, ROUNDS = 120, 20, 7
 
 
 def drawn(rng):
@@ -39,6 +39,14 @@ def timed(function, words, vocabulary):
     return answer, time.process_time() - start
 
 
+def explained(words, answer, expected):
+    """Where the answer is first wrong, in words."""
+    if not isinstance(answer, list) or len(answer) != len(words):
+        return f"{len(words)} words need a list of {len(words)} answers"
+    word, ours, right = next(found for found in zip(words, answer, expected, strict=True) if found[1] != found[2])
+    return f"{word!r} became {ours!r}, and should have become {right!r}"
+
+
 rng = random.Random(int(os.environ.get("NIGHTLAB_SEED", 0)))
 words, vocabulary = drawn(rng)
 ours, theirs = [], []
@@ -52,8 +60,6 @@ for _ in range(ROUNDS):
     answer, seconds = timed(solution.correct, list(asked), list(known))
     ours.append(seconds)
     if answer != expected:
-        wrong = next((i for i, (a, b) in enumerate(zip(answer, expected, strict=False)) if a != b), None)
-        told = f"{asked[wrong]!r} became {answer[wrong]!r}, not {expected[wrong]!r}" if wrong is not None else "the number of words"
-        raise SystemExit(f"solution.py is wrong: {told}")
+        raise SystemExit(f"solution.py is wrong: {explained(asked, answer, expected)}")
 
 print(f"relative_time: {min(ours) / min(theirs):.4f}")

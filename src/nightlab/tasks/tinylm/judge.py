@@ -130,6 +130,7 @@ def believed(predicted: np.ndarray, answers: np.ndarray) -> tuple[np.ndarray, fl
 
 
 def main() -> None:
+    """Do as the command line says."""
     verb, folder = sys.argv[1], Path(sys.argv[2])
     seed, data = int(os.environ["NIGHTLAB_SEED"]), os.environ.get("NIGHTLAB_DATA", "validation")
     if verb == "give":

@@ -1,0 +1,376 @@
+"""The command line, started for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import SCRIPT, TASK, git, make_repository, shared
+
+Nightlab = Callable[..., subprocess.CompletedProcess[str]]
+STATUS = {
+    "study",
+    "experiments",
+    "kept",
+    "discarded",
+    "crashed",
+    "running",
+    "metric",
+    "direction",
+    "baseline",
+    "incumbent",
+}
+LOG = {
+    *("id", "parent", "status", "grade", "hypothesis", "value", "stderr", "gain", "z", "runs", "seconds", "proposer"),
+    *("reason", "commit"),
+}
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "nightlab", "run", *words]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition: Callable[[], bool], patience: float = 30.0) -> None:
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def has_experiments(folder: Path, count: int) -> Callable[[], bool]:
+    def look() -> bool:
+        from nightlab.ledger import Ledger
+
+        path = folder / ".nightlab" / "ledger.sqlite"
+        return path.exists() and Ledger(path).next_number() > count
+
+    return look
+
+
+def test_a_night_from_init_to_export(nightlab: Nightlab, folder: Path) -> None:
+    before = git(folder, "status", "--porcelain"), git(folder, "rev-parse", "HEAD")
+
+    ran = nightlab("run", "--experiments", "6", "--seed", "3")
+
+    assert "stopped: 6 experiments" in ran.stdout
+    facts = json.loads(nightlab("status", "--json").stdout)
+    assert facts.keys() >= {*STATUS, "audited", "cost"}
+    assert facts["experiments"] == 7
+    assert facts["kept"] + facts["discarded"] + facts["crashed"] == 7
+    assert facts["running"] == 0
+    assert facts["baseline"]["commit"] == git(folder, "rev-parse", "HEAD")
+    assert facts["incumbent"]["commit"] == git(folder, "rev-parse", "nightlab/main")
+    assert facts["cost"].keys() == {"seconds", "money", "tokens"}
+    rows = [json.loads(line) for line in nightlab("log", "--json").stdout.splitlines()]
+    assert [row["id"] for row in rows] == list(range(7))
+    assert rows[1].keys() >= LOG
+    assert json.loads(nightlab("log", "--json", "--limit", "2").stdout.splitlines()[0])["id"] == 5
+    assert "+++ b/train.py" in nightlab("show", "1").stdout
+    assert "+++ b/train.py" in nightlab("diff", "1").stdout
+    folder_of_one = nightlab("checkout", "1").stdout.strip()
+    assert (folder / folder_of_one / "train.py").read_text() != SCRIPT
+    subprocess.run(["rm", "-rf", folder / folder_of_one], check=True)
+    assert json.loads(nightlab("best", "--json").stdout)["incumbent"]["commit"] == facts["incumbent"]["commit"]
+    assert nightlab("export").stdout == (folder / ".nightlab" / "results.tsv").read_text()
+    assert (git(folder, "status", "--porcelain"), git(folder, "rev-parse", "HEAD")) == before
+
+
+def test_a_second_run_goes_on_where_the_first_stopped(nightlab: Nightlab) -> None:
+    nightlab("run", "--experiments", "2")
+    nightlab("run", "--experiments", "2")
+
+    rows = [json.loads(line) for line in nightlab("log", "--json").stdout.splitlines()]
+    assert [row["id"] for row in rows] == [0, 1, 2, 3, 4]
+    assert rows[0]["runs"] == 3
+
+
+def test_two_slots_do_the_same_work(nightlab: Nightlab) -> None:
+    nightlab("run", "--experiments", "6", "--workers", "2")
+
+    assert json.loads(nightlab("status", "--json").stdout)["experiments"] == 7
+
+
+def test_removing_our_folder_and_branch_leaves_the_repository_as_it_was(nightlab: Nightlab, folder: Path) -> None:
+    before = (
+        git(folder, "for-each-ref"),
+        git(folder, "worktree", "list"),
+        git(folder, "status", "--porcelain", "--ignored"),
+    )
+
+    nightlab("run", "--experiments", "1")
+    subprocess.run(["rm", "-rf", folder / ".nightlab"], check=True)
+    git(folder, "branch", "-D", "nightlab/main")
+
+    after = (
+        git(folder, "for-each-ref"),
+        git(folder, "worktree", "list"),
+        git(folder, "status", "--porcelain", "--ignored"),
+    )
+    assert after == before
+
+
+def test_check_measures_the_noise_and_leaves_nothing_behind(nightlab: Nightlab, folder: Path) -> None:
+    found = json.loads(nightlab("check", "--runs", "4", "--json").stdout)
+
+    assert len(found["values"]) == 4
+    assert 0 < found["sigma"] < 0.1
+    assert found["visible_gain"] > found["sigma"]
+    assert "nightlab" not in git(folder, "branch", "--list")
+
+
+def test_the_audit_runs_fresh_seeds_on_both_sides(nightlab: Nightlab, folder: Path) -> None:
+    (folder / "train.py").write_text(SCRIPT)
+    nightlab("run", "--experiments", "12")
+    if json.loads(nightlab("status", "--json").stdout)["kept"] == 1:
+        assert nightlab("audit", check=False).returncode == 4
+        return
+
+    found = json.loads(nightlab("audit", "--json").stdout)
+
+    assert found["low"] <= found["gain"] <= found["high"]
+    assert json.loads(nightlab("status", "--json").stdout)["audited"]["gain"] == found["gain"]
+
+
+def test_ctrl_c_lets_the_running_experiment_finish_and_the_study_resumes(nightlab: Nightlab, folder: Path) -> None:
+    process = start(folder)
+    wait_for(has_experiments(folder, 2))
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+
+    assert process.returncode == 0, err
+    assert "stopped: interrupted" in out
+    rows = [json.loads(line) for line in nightlab("log", "--json").stdout.splitlines()]
+    assert all(row["status"] not in ("proposed", "racing") for row in rows)
+    nightlab("run", "--experiments", "1")
+
+
+def slow(folder: Path) -> None:
+    """Make one run take long."""
+    (folder / "train.py").write_text("import time\nSLEEP = 30.0\ntime.sleep(SLEEP)\nprint('score: 1')\n")
+    git(folder, "commit", "-qam", "slow")
+
+
+def test_a_second_ctrl_c_ends_what_runs(folder: Path) -> None:
+    slow(folder)
+    process = start(folder)
+    wait_for((folder / ".nightlab" / "runs" / "0-1" / "log").exists)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+
+    assert process.returncode == 130
+    assert time.monotonic() - begin < 5
+
+
+def test_stop_now_from_another_terminal_ends_what_runs(nightlab: Nightlab, folder: Path) -> None:
+    slow(folder)
+    process = start(folder)
+    wait_for((folder / ".nightlab" / "runs" / "0-1" / "log").exists)
+    assert "held by process" in nightlab("run", check=False).stderr
+    assert nightlab("run", check=False).returncode == 3
+
+    begin = time.monotonic()
+    nightlab("stop", "--now")
+
+    assert time.monotonic() - begin < 5
+    process.communicate(timeout=30)
+    assert "not running" in nightlab("stop", check=False).stderr
+
+
+def test_pause_and_resume_from_another_terminal(nightlab: Nightlab, folder: Path) -> None:
+    process = start(folder)
+    wait_for(has_experiments(folder, 2))
+    nightlab("pause")
+    time.sleep(1.5)
+    count = json.loads(nightlab("status", "--json").stdout)["experiments"]
+    time.sleep(1.0)
+    assert json.loads(nightlab("status", "--json").stdout)["experiments"] == count
+    nightlab("resume")
+    wait_for(has_experiments(folder, count + 1))
+    nightlab("stop")
+    process.communicate(timeout=30)
+
+
+def test_an_old_night_opens_in_status_log_and_plot(nightlab: Nightlab, tmp_path: Path) -> None:
+    file = shared("karpathy-mar8-results.tsv")
+    nightlab("import", str(file), at=tmp_path)
+
+    facts = json.loads(nightlab("status", "--json", at=tmp_path).stdout)
+    assert [facts[key] for key in ("experiments", "kept", "discarded", "crashed")] == [126, 23, 102, 1]
+    assert (facts["baseline"]["value"], facts["incumbent"]["value"]) == (0.9979, 0.969686)
+    rows = [json.loads(line) for line in nightlab("log", "--json", at=tmp_path).stdout.splitlines()]
+    assert [row["value"] for row in rows if row["status"] == "crashed"] == [None]
+    nightlab("plot", "-o", "night.svg", at=tmp_path)
+    assert "halve batch 524K to 262K" in _words((tmp_path / "night.svg").read_text())
+    exported = nightlab("export", at=tmp_path).stdout.splitlines()
+    assert [line.split("\t")[0::2] for line in exported] == [
+        line.split("\t")[0::2] for line in file.read_text().splitlines()
+    ]
+
+
+def _words(svg: str) -> str:
+    """Matplotlib draws letters as shapes and keeps the words as comments."""
+    return " ".join(part.split("-->")[0].strip() for part in svg.split("<!--")[1:])
+
+
+KARPATHY = {
+    "train.py": "import prepare\nLR = 0.04\nprint('---')\nprint(f'val_bpb:          {1.0 + (LR - 0.1) ** 2:.6f}')\nprint('peak_vram_mb: 1.0')\n",
+    "prepare.py": "TIME_BUDGET = 300\n",
+    "program.md": "# autoresearch\n",
+}
+
+
+def test_a_folder_in_karpathys_layout_runs_without_configuration(nightlab: Nightlab, tmp_path: Path) -> None:
+    folder = make_repository(tmp_path / "autoresearch", KARPATHY)
+
+    nightlab("run", "--experiments", "3", at=folder)
+
+    lines = (folder / ".nightlab" / "results.tsv").read_text().splitlines()
+    assert lines[0] == "commit\tval_bpb\tmemory_gb\tstatus\tdescription"
+    assert len(lines) == 5
+    assert lines[1].split("\t")[3:] == ["keep", "baseline"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("status",), 2, "no study called main"),
+        (("run", "--study", "a/b"), 2, "cannot be a study's name"),
+        (("run", "--for", "soon"), 2, "'soon' is not a time"),
+        (("run", "--policy", "hasty"), 2, "no policy is called 'hasty'; there are: greedy, lean, race"),
+        (("run", "--agent", "nobody"), 2, "no proposer is called 'nobody'; there are: tuner, unchanged"),
+        (("init",), 2, "exists already"),
+        (("init", "nothing"), 2, "no template 'nothing'"),
+        (("import", "nowhere.tsv"), 2, "cannot read nowhere.tsv"),
+        (("import", "train.py"), 2, "line 1: expected the columns"),
+        (("-C", "/nowhere", "status"), 2, "/nowhere is not a folder"),
+        (("resume",), 2, "no study called main"),
+    ],
+)
+def test_a_mistake_gets_a_clear_word(nightlab: Nightlab, words: tuple[str, ...], code: int, message: str) -> None:
+    done = nightlab(*words, check=False)
+
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_repository_is_a_clear_word(nightlab: Nightlab, tmp_path: Path) -> None:
+    (tmp_path / "nightlab.toml").write_text(TASK)
+
+    done = nightlab("run", at=tmp_path, check=False)
+
+    assert done.returncode == 2
+    assert "git init" in done.stderr
+
+
+def test_a_dirty_tree_is_left_out_and_said(nightlab: Nightlab, folder: Path) -> None:
+    (folder / "train.py").write_text("raise SystemExit('not committed')")
+    (folder / "notes.txt").write_text("mine")
+
+    done = nightlab("run", "--experiments", "1")
+
+    assert "leaves out what is not committed: notes.txt, train.py" in done.stdout.replace(
+        "train.py, notes.txt", "notes.txt, train.py"
+    )
+    assert (folder / "train.py").read_text() == "raise SystemExit('not committed')"
+
+
+def test_a_detached_head_is_fine(nightlab: Nightlab, folder: Path) -> None:
+    git(folder, "checkout", "-q", "--detach")
+
+    nightlab("run", "--experiments", "1")
+
+
+def test_a_script_that_is_not_committed_is_told(nightlab: Nightlab, folder: Path) -> None:
+    git(folder, "rm", "-q", "--cached", "train.py")
+    git(folder, "commit", "-qm", "gone")
+
+    done = nightlab("run", check=False)
+
+    assert done.returncode == 2
+    assert "commit it first" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "script", ["raise SystemExit('my data is missing')", "print('loss: 3')\nprint('my data is missing')"]
+)
+def test_a_baseline_without_a_number_shows_the_end_of_its_log(nightlab: Nightlab, folder: Path, script: str) -> None:
+    (folder / "train.py").write_text(script)
+    git(folder, "commit", "-qam", "broken")
+
+    done = nightlab("run", check=False)
+
+    assert done.returncode == 4
+    assert "the baseline gives no number" in done.stderr
+    assert "my data is missing" in done.stderr
+
+
+def test_two_studies_stand_beside_each_other(nightlab: Nightlab, folder: Path) -> None:
+    nightlab("run", "--experiments", "1")
+    nightlab("run", "--experiments", "2", "--study", "other", "--policy", "greedy")
+
+    assert json.loads(nightlab("status", "--json").stdout)["experiments"] == 2
+    assert json.loads(nightlab("status", "--json", "--study", "other").stdout)["experiments"] == 3
+    assert git(folder, "branch", "--list", "nightlab/*").split() == ["nightlab/main", "nightlab/other"]
+
+
+def test_init_makes_a_task_of_a_script(nightlab: Nightlab, tmp_path: Path) -> None:
+    folder = make_repository(tmp_path / "mine", {"train.py": "X = 3.0\nprint(f'val_loss: {X}')\n"})
+
+    nightlab("init", at=folder)
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "task")
+
+    assert "val_loss" in (folder / "nightlab.toml").read_text()
+    nightlab("run", "--experiments", "2", at=folder)
+
+
+def test_a_plain_terminal_gets_plain_lines(nightlab: Nightlab) -> None:
+    out = nightlab("run", "--experiments", "1").stdout
+
+    assert "\x1b" not in out
+    assert "running the baseline" in out
+
+
+def test_hostile_words_cannot_drive_the_terminal(nightlab: Nightlab, folder: Path) -> None:
+    from nightlab.ledger import Event, Ledger
+
+    nightlab("run", "--experiments", "0")
+    body = {
+        "parent": 0,
+        "hypothesis": "\x1b]0;owned\x07\x1b[2J",
+        "proposer": "x",
+        "kind": "scope",
+        "reason": "\x1b[31m",
+    }
+    Ledger(folder / ".nightlab" / "ledger.sqlite").append(Event("rejected", "1", body, 1))
+
+    assert "\x1b" not in nightlab("log").stdout + nightlab("show", "1").stdout
+
+
+def test_doctor_says_what_mends_what_is_missing(nightlab: Nightlab) -> None:
+    findings = json.loads(nightlab("doctor", "--json").stdout)
+
+    assert {"git", "jail", "python"} <= {one["name"] for one in findings}
+    assert all(one["is_well"] or one["mend"] for one in findings)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, nightlab.cli; print([m for m in ('numpy', 'pydantic', 'rich', 'optuna', 'libcst') if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
+    )
+
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,117 @@
+"""The house keeps its floors: what may import what, how large the core is, what a broad handler may stand for."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import nightlab
+
+HOUSE = Path(nightlab.__file__).parent
+FLOORS = [
+    ["errors", "values"],
+    ["stats", "decide", "task", "proposer", "processes"],
+    ["ledger", "workspace", "sandbox", "shim", "executor", "evaluator", "search", "plugins", "readings", "place"],
+    ["runner", "loop", "audit", "study"],
+]
+"""The core. A module imports from lower floors, and on its own floor only from the ones named before it."""
+EDGES = ["tuner", "tasks", "dashboard", "testing", "exports", "setup", "doctor"]
+ROOF = ["cli", "bench", "__main__"]
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted(HOUSE.rglob("*.py")):
+        inside = path.relative_to(HOUSE)
+        is_template = inside.parts[0] == "tasks" and len(inside.parts) > 2
+        if inside != Path("__init__.py") and not is_template:
+            yield inside.parts[0].removesuffix(".py"), path
+
+
+def imports(path: Path) -> set[str]:
+    """The rooms of the house that a module imports from."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nightlab"):
+            names = [node.module] if node.module != "nightlab" else [f"nightlab.{alias.name}" for alias in node.names]
+            found |= {name.split(".")[1] for name in names if name}
+    return found - {"__version__"}
+
+
+def test_imports_only_point_down() -> None:
+    core = [room for floor in FLOORS for room in floor]
+    for room, path in modules():
+        if room in core:
+            allowed = set(core[: core.index(room)])
+        elif room in EDGES:
+            allowed = {*core, room}
+        else:
+            allowed = {*core, *EDGES, *ROOF}
+        assert imports(path) <= allowed, f"{path.name} imports {imports(path) - allowed}"
+
+
+def test_every_room_has_its_floor() -> None:
+    assert {room for room, _ in modules()} == {room for floor in FLOORS for room in floor} | {*EDGES, *ROOF}
+
+
+def code_lines(path: Path) -> int:
+    """Lines that hold code: no blank ones, no comments, no docstrings."""
+    tree = ast.parse(path.read_text())
+    words = {
+        line
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    lines = path.read_text().splitlines()
+    return sum(
+        1 for n, line in enumerate(lines, 1) if line.strip() and not line.strip().startswith("#") and n not in words
+    )
+
+
+def test_the_core_can_be_read_in_an_hour() -> None:
+    core = {room for floor in FLOORS for room in floor}
+    total = sum(code_lines(path) for room, path in modules() if room in core)
+
+    print(f"the core holds {total} lines of code")
+    assert total <= 3000
+
+
+def test_no_function_is_longer_than_fifty_lines() -> None:
+    for _, path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 50, f"{path.name}: {node.name}"
+
+
+def test_nothing_is_caught_that_cannot_be_named() -> None:
+    for _, path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ExceptHandler):
+                name = getattr(node.type, "id", "") if node.type else "bare"
+                ends_by_raising = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
+                is_broad = name in ("bare", "Exception", "BaseException") and not ends_by_raising
+                assert not is_broad, f"{path.name}:{node.lineno}"
+                assert not all(isinstance(one, ast.Pass) for one in node.body) or _is_named(node), (
+                    f"{path.name}:{node.lineno}"
+                )
+
+
+def _is_named(handler: ast.ExceptHandler) -> bool:
+    return handler.type is not None
+
+
+def test_every_public_name_is_there() -> None:
+    for name in nightlab.__all__:
+        assert getattr(nightlab, name) is not None
+    assert {"Evidence", "Race", "Greedy", "Ledger", "Loop", "Proposal", "Proposer", "Task"} <= set(nightlab.__all__)
+
+
+def test_importing_does_nothing_but_define(tmp_path: Path, monkeypatch: object) -> None:
+    before = set(tmp_path.iterdir())
+    for room, path in modules():
+        if room not in ("__main__",):
+            name = ".".join(["nightlab", *path.relative_to(HOUSE).with_suffix("").parts]).removesuffix(".__init__")
+            importlib.import_module(name)
+    assert set(tmp_path.iterdir()) == before
