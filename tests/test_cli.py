@@ -225,7 +225,10 @@ def _words(svg: str) -> str:
 
 
 KARPATHY = {
-    "train.py": "import prepare\nLR = 0.04\nprint('---')\nprint(f'val_bpb:          {1.0 + (LR - 0.1) ** 2:.6f}')\nprint('peak_vram_mb: 1.0')\n",
+    "train.py": (
+        "import prepare\nLR = 0.04\nprint('---')\nprint(f'val_bpb:          {1.0 + (LR - 0.1) ** 2:.6f}')\n"
+        "print('peak_vram_mb: 1.0')\n"
+    ),
     "prepare.py": "TIME_BUDGET = 300\n",
     "program.md": "# autoresearch\n",
 }
@@ -368,7 +371,8 @@ def test_doctor_says_what_mends_what_is_missing(nightlab: Nightlab) -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys, nightlab.cli; print([m for m in ('numpy', 'pydantic', 'rich', 'optuna', 'libcst') if m in sys.modules])"
+    heavy = "('numpy', 'pydantic', 'rich', 'optuna', 'libcst')"
+    code = f"import sys, nightlab.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
     )

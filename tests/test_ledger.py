@@ -134,8 +134,7 @@ def test_a_full_disk_is_a_pause_with_a_word_and_nothing_acknowledged_is_lost(led
     ledger._db.execute("PRAGMA max_page_count = 12")  # SQLite's own way to run out of room
 
     with pytest.raises(StudyStuck, match="full"):
-        for number in range(4, 400):
-            ledger.append(proposed(number))
+        ledger.append(*(proposed(number) for number in range(4, 400)))
 
     assert ledger.experiment(2).value == 1.1
 

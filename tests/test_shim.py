@@ -299,13 +299,13 @@ def test_a_child_that_closed_its_output_and_goes_on_is_ended_with_its_parent(ben
 
 
 def test_a_run_that_closed_its_output_is_watched_without_spinning(bench: Bench) -> None:
-    future = bench.start("exec >&- 2>&-; sleep 0.5")
-    bench_shim = _shim_of(bench)
-    time.sleep(0.3)
-    used = bench_shim.cpu_times().user
+    future = bench.start("exec >&- 2>&-; sleep 0.7")
+    shim = _shim_of(bench)
+    time.sleep(0.5)
+    times = shim.cpu_times()
 
     assert future.result(timeout=10).outcome is Outcome.FINISHED
-    assert used < 0.15
+    assert times.user + times.system < 0.1
 
 
 def _shim_of(bench: Bench) -> psutil.Process:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -53,7 +54,7 @@ def overhead(experiments: int, *, jail: str | None = None) -> dict[str, Any]:
             study.loop([_Counting()]).run(Stop(experiments=experiments))
             times = [event.at for event in study.ledger.read() if event.kind == "decided"][1:]
             level = study.executor.level
-    own = [1000 * (after - before) - bare for before, after in zip(times, times[1:], strict=False)]
+    own = [1000 * (after - before) - bare for before, after in pairwise(times)]
     quarter = max(1, len(own) // 4)
     return {
         "own_ms_median": median(own),

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="An honest, autonomous research loop for anything that can be scored.",
-    epilog="Exit codes: 0 done, 2 a mistake in what was asked, 3 the study is held by another lab, 4 the study is stuck "
-    "and says why, 5 the ledger cannot be read, 130 stopped by a second Ctrl-C.",
+    epilog="Exit codes: 0 done, 2 a mistake in what was asked, 3 the study is held by another lab, 4 the study is "
+    "stuck and says why, 5 the ledger cannot be read, 130 stopped by a second Ctrl-C.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -232,11 +232,13 @@ def show(number: Id, study: StudyName = "main", as_json: Json = False) -> None:
 
     print(decision_line(one))
     print(
-        f"parent {one.parent}, proposed by {one.proposer}, grade {one.grade}, commit {one.commit or '-'}, tree {one.tree}"
+        f"parent {one.parent}, proposed by {one.proposer}, grade {one.grade}, commit {one.commit or '-'}, "
+        f"tree {one.tree}"
     )
     for run in runs:
         print(
-            f"  run {run['id']}: {run['outcome'] or 'running'} {_number(run['value'])} seed {run['seed']} {run['reason'] or ''}"
+            f"  run {run['id']}: {run['outcome'] or 'running'} {_number(run['value'])} seed {run['seed']} "
+            f"{run['reason'] or ''}"
         )
     print("\n".join(map(harmless, one.diff.splitlines())))
     if tails and tails[-1]:
@@ -431,8 +433,8 @@ def overhead(
     found = overhead(experiments, jail=jail)
     _print_json(found) if as_json else print(
         f"own time per experiment: median {found['own_ms_median']:.1f} ms, 95 % below {found['own_ms_p95']:.1f} ms, "
-        f"{found['experiments']} experiments, jail {found['jail']}, peak {found['peak_mb']:.0f} MB; last quarter / first "
-        f"{found['growth']:.2f}; one synchronous commit here: {found['commit_ms']:.2f} ms"
+        f"{found['experiments']} experiments, jail {found['jail']}, peak {found['peak_mb']:.0f} MB; last quarter / "
+        f"first {found['growth']:.2f}; one synchronous commit here: {found['commit_ms']:.2f} ms"
     )
 
 
@@ -446,8 +448,8 @@ def scale(
 
     found = scale(experiments)
     _print_json(found) if as_json else print(
-        f"{found['experiments']} experiments: {found['ms_first']:.2f} ms each at the start, {found['ms_last']:.2f} at the end "
-        f"(x {found['growth']:.2f}); status {found['status_cpu_s']:.2f} CPU s, log --limit 50 {found['log_s']:.2f} s, "
+        f"{found['experiments']} experiments: {found['ms_first']:.2f} ms each at the start, {found['ms_last']:.2f} "
+        f"at the end (x {found['growth']:.2f}); status {found['status_cpu_s']:.2f} CPU s, log --limit 50 {found['log_s']:.2f} s, "
         f"ledger {found['ledger_mb']:.0f} MB, peak {found['peak_mb']:.0f} MB"
     )
 
@@ -470,7 +472,8 @@ def audit_line(facts: dict[str, Any]) -> str:
     found = facts["audited"]
     percent = "" if found["percent"] is None else f" ({found['percent']:.1f} % of the start)"
     where = "fresh seeds and sealed data" if found["sealed"] else "fresh seeds"
-    return f"audited on {where}: gain {found['gain']:.4g}{percent}, 95 % interval {found['low']:.4g} to {found['high']:.4g} (E3)"
+    interval = f"95 % interval {found['low']:.4g} to {found['high']:.4g}"
+    return f"audited on {where}: gain {found['gain']:.4g}{percent}, {interval} (E3)"
 
 
 def _place(name: str) -> Place:
@@ -589,7 +592,8 @@ def _report(name: str) -> None:
     facts = _status(name)
     start, best = facts["baseline"]["value"], facts["incumbent"]["value"]
     print(
-        f"\n{facts['experiments']} experiments, {facts['kept']} kept, {facts['discarded']} discarded, {facts['crashed']} failed."
+        f"\n{facts['experiments']} experiments, {facts['kept']} kept, {facts['discarded']} discarded, "
+        f"{facts['crashed']} failed."
     )
     if facts["audited"]:
         print(audit_line(facts))

@@ -6,7 +6,7 @@ NightlabError                    everything below; its text says what happened, 
 ├── BadLedger                    the ledger cannot be read by this version
 ├── BadPlugin                    a name that leads to no proposer, executor or evaluator
 ├── StudyBusy                    another lab holds this study
-├── StudyStuck                   the study cannot go on until a person acts: disk full, baseline broken, failures in a row
+├── StudyStuck                   the study cannot go on until a person acts: a full disk, a broken baseline
 ├── NotFound                     no such study, experiment or file
 └── Invalid                      a run whose outcome may not be believed; becomes a recorded status, never ends a study
 

@@ -15,7 +15,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -114,7 +114,7 @@ class Predictions:
     parts: Mapping[Part, str]
     launch: Launch
     bounds: tuple[float, float] | None = None
-    limits: Limits = Limits(wall=600.0)
+    limits: Limits = field(default_factory=lambda: Limits(wall=600.0))
 
     def prepare(self, job: Job, *, seed: int, budget: float | None) -> Job:
         """The job with the judge's gift to this seed in NIGHTLAB_GIVEN."""

@@ -48,7 +48,8 @@ CREATE TABLE IF NOT EXISTS experiments (
     tokens INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS runs (
     id TEXT PRIMARY KEY, experiment INTEGER NOT NULL, purpose TEXT NOT NULL, seed INTEGER NOT NULL,
-    asked_by INTEGER NOT NULL, again INTEGER NOT NULL, outcome TEXT, value REAL, reason TEXT, seconds REAL, cpu_seconds REAL, peak_mb REAL);
+    asked_by INTEGER NOT NULL, again INTEGER NOT NULL, outcome TEXT,
+    value REAL, reason TEXT, seconds REAL, cpu_seconds REAL, peak_mb REAL);
 CREATE INDEX IF NOT EXISTS events_kind ON events (kind, seq);
 CREATE INDEX IF NOT EXISTS experiments_tree ON experiments (tree);
 CREATE INDEX IF NOT EXISTS experiments_status ON experiments (status, decided);

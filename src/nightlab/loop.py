@@ -374,7 +374,8 @@ class Loop:
     def _merge(self, race: Race, decision: Decision) -> None:
         """A win over an incumbent that has been replaced meanwhile is put onto the new one and raced there."""
         both = merged(race.parent.texts, self._best.texts, race.proposal.files)
-        words = f"{decision.reason}; won against experiment {race.parent.number}, but {self._best.number} was kept meanwhile"
+        old, new = race.parent.number, self._best.number
+        words = f"{decision.reason}; won against experiment {old}, but {new} was kept meanwhile"
         if both is None:
             self._close(race, Status.SHELVED, replace(decision, reason=f"{words}, and the two conflict"))
             return
@@ -571,7 +572,7 @@ class Loop:
 
 
 def commit_message(experiment: Experiment, metric: str) -> str:
-    """The evidence, in the message of the commit that keeps it. The hypothesis is one line: it cannot forge a trailer."""
+    """The evidence, as the message of the commit that keeps it; a hypothesis is one line and cannot forge a trailer."""
     subject = experiment.hypothesis if len(experiment.hypothesis) <= 70 else experiment.hypothesis[:67] + "..."
     noise = f" +- {experiment.stderr:.3g}" if experiment.stderr else ""
     lines = [

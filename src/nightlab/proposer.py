@@ -62,6 +62,7 @@ class Scripted:
         self._proposals = proposals
 
     def propose(self, context: Context) -> Proposal | None:
+        """The next line of the script."""
         return self._proposals[context.number] if context.number < len(self._proposals) else None
 
     def learn(self, experiment: Experiment) -> None:
@@ -74,6 +75,7 @@ class Unchanged:
     name = "unchanged"
 
     def propose(self, context: Context) -> Proposal:
+        """Nothing, in so many words."""
         return Proposal(hypothesis="no change (A/A)", files={})
 
     def learn(self, experiment: Experiment) -> None:

@@ -36,12 +36,18 @@ _SUBMODULE = "160000"
 TRAILER = "Experiment-Id"
 
 
-def git(*words: str, folder: Path, input: bytes | None = None, repository: Path | None = None) -> bytes:
-    """What git prints. Raises BadRepository with git's own words when it refuses."""
+def git(
+    *words: str, folder: Path, input: bytes | None = None, repository: Path | None = None, above: Path | None = None
+) -> bytes:
+    """What git prints. It looks for a repository no further up than `above`.
+
+    Raises BadRepository with git's own words when it refuses.
+    """
     where = ["--git-dir", str(repository)] if repository else []
     command = ["git", *where, *_OPTIONS, *words]
+    env = _environment() | ({"GIT_CEILING_DIRECTORIES": str(above)} if above else {})
     try:
-        done = subprocess.run(command, cwd=folder, env=_environment(), input=input, capture_output=True, check=False)
+        done = subprocess.run(command, cwd=folder, env=env, input=input, capture_output=True, check=False)
     except FileNotFoundError as error:
         raise BadRepository("git is not installed (or not on PATH); install git 2.30 or newer") from error
     if done.returncode:
@@ -171,8 +177,8 @@ class Repository:
                 modules += [path] if mode == _SUBMODULE else []
         if modules:
             raise BadRepository(
-                f"{self.root} has submodules ({', '.join(modules)}), which a run's tree cannot hold; commit their files, "
-                "or move the study to a repository without them"
+                f"{self.root} has submodules ({', '.join(modules)}), which a run's tree cannot hold; commit their "
+                "files, or move the study to a repository without them"
             )
         return Tree(entries, self.algorithm)
 
@@ -189,7 +195,8 @@ class Repository:
             if self._reader is None or self._reader.poll() is not None:
                 self._reader = self._start_reader()
             asked, answers = self._reader.stdin, self._reader.stdout
-            assert asked is not None and answers is not None
+            assert asked
+            assert answers
             asked.write(id_.encode() + b"\n")
             asked.flush()
             header = answers.readline().split()
@@ -395,9 +402,8 @@ def patched(files: Files, diff: str) -> dict[str, str | None] | None:
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 (folder / path).write_bytes(text.encode())
         try:
-            # A repository of its own, so that git does not look for one further up.
-            git("init", "-q", folder=folder)
-            git("apply", "--whitespace=nowarn", "--recount", "-", folder=folder, input=diff.encode())
+            words = ("apply", "--whitespace=nowarn", "--recount", "-")
+            git(*words, folder=folder, input=diff.encode(), above=folder.resolve().parent)
         except BadRepository:
             return None
         after = {path: _plain_text(folder / path) for path in paths}
@@ -428,7 +434,7 @@ def merged(base: Files, ours: Files, theirs: Files) -> dict[str, str | None] | N
     result: dict[str, str | None] = dict(ours)
     for path in theirs:
         one, two, three = base.get(path), ours.get(path, base.get(path)), theirs[path]
-        if two == one or two == three:
+        if two in (one, three):
             result[path] = three
         elif None in (one, two, three) or (text := _merge_texts(str(two), str(one), str(three))) is None:
             return None

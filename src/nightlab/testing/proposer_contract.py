@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -74,8 +75,5 @@ class ProposerContract:
 
     def test_it_does_not_repeat_what_was_tried(self, proposer: Proposer, files: Mapping[str, str]) -> None:
         """When everything was tried it has no idea, or makes no change (an A/A run)."""
-        context = Context(
-            files=files, metric="score", direction="lower", number=0, seed=1, value=1.0, sigma=0.01, was_tried=lambda _: True
-        )
-        idea = proposer.propose(context)
+        idea = proposer.propose(replace(self.context(files), was_tried=lambda _: True))
         assert idea is None or not idea.files
