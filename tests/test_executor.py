@@ -172,6 +172,23 @@ def test_killing_the_shim_takes_the_whole_tree(executor: LocalExecutor, tmp_path
     assert_nothing_left(job)
 
 
+def test_a_run_dies_with_its_shim_even_when_nobody_is_there_to_end_it(executor: LocalExecutor, tmp_path: Path) -> None:
+    job = shell_job(tmp_path, "exec sleep 60")
+    future = executor.submit(job)
+    wait_until_running(job)
+    server = server_of(executor)
+    shim = shim_of(executor)
+
+    server.suspend()
+    shim.kill()
+    try:
+        assert_nothing_left(job)
+    finally:
+        server.resume()
+
+    assert future.result(timeout=10).outcome is Outcome.CRASHED
+
+
 def test_killing_the_server_ends_its_runs_and_the_next_job_gets_a_new_one(
     executor: LocalExecutor, tmp_path: Path
 ) -> None:

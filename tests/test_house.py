@@ -17,7 +17,7 @@ FLOORS = [
     ["runner", "loop", "audit", "study"],
 ]
 """The core. A module imports from lower floors, and on its own floor only from the ones named before it."""
-EDGES = ["tuner", "tasks", "dashboard", "testing", "exports", "setup", "doctor"]
+EDGES = ["tuner", "tasks", "dashboard", "testing", "check", "exports", "setup", "doctor"]
 ROOF = ["cli", "bench", "__main__"]
 
 

@@ -18,7 +18,7 @@ import psutil  # type: ignore[import-untyped, unused-ignore]
 import pytest
 
 import nightlab.values
-from nightlab import sandbox
+from nightlab import processes, sandbox
 from nightlab.executor import LocalExecutor, collect
 from nightlab.shim import Log, Order, Result, take_lock
 from nightlab.testing.executor_contract import shell_job
@@ -446,6 +446,32 @@ def test_a_second_shim_in_the_same_folder_refuses(bench: Bench, executor: LocalE
     assert done.returncode == 3
     assert b"in use" in done.stderr
     assert lock is not None
+
+
+def test_a_signal_does_not_hit_a_stranger_with_the_same_number() -> None:
+    stranger = subprocess.Popen(["sleep", "60"])
+    seen = processes.look(stranger.pid)
+    assert seen is not None
+
+    processes.send(seen._replace(start=seen.start - 1), signal.SIGKILL)
+    with pytest.raises(subprocess.TimeoutExpired):
+        stranger.wait(timeout=0.05)
+
+    processes.send(seen, signal.SIGKILL)
+    assert stranger.wait(timeout=5) == -signal.SIGKILL
+
+
+def test_a_process_may_have_any_name(tmp_path: Path) -> None:
+    program = tmp_path / "a) R 1 (b"
+    program.symlink_to("/bin/sleep")
+    process = subprocess.Popen([program, "60"])
+
+    seen = processes.look(process.pid)
+
+    process.kill()
+    process.wait()
+    assert seen is not None
+    assert seen.parent == os.getpid()
 
 
 def test_an_order_comes_back_as_it_was_written(tmp_path: Path) -> None:

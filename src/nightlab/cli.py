@@ -139,7 +139,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Run the baseline a few times: its noise, the smallest gain that can be seen, what a night buys."""
-    from nightlab.study import check
+    from nightlab.check import check
 
     found = check(_place("main"), runs=runs, slots=workers)
     if as_json:
@@ -275,7 +275,7 @@ def checkout(
     as_json: Json = False,
 ) -> None:
     """Lay out an experiment's whole tree, kept or not."""
-    from nightlab.study import write_tree
+    from nightlab.exports import write_tree
 
     folder = write_tree(_place(study), number, into or Path(f"nightlab-{number}"))
     _print_json({"folder": str(folder)}) if as_json else print(folder)
@@ -449,8 +449,8 @@ def scale(
     found = scale(experiments)
     _print_json(found) if as_json else print(
         f"{found['experiments']} experiments: {found['ms_first']:.2f} ms each at the start, {found['ms_last']:.2f} "
-        f"at the end (x {found['growth']:.2f}); status {found['status_cpu_s']:.2f} CPU s, log --limit 50 {found['log_s']:.2f} s, "
-        f"ledger {found['ledger_mb']:.0f} MB, peak {found['peak_mb']:.0f} MB"
+        f"at the end (x {found['growth']:.2f}); status {found['status_cpu_s']:.2f} CPU s, "
+        f"log --limit 50 {found['log_s']:.2f} s, ledger {found['ledger_mb']:.0f} MB, peak {found['peak_mb']:.0f} MB"
     )
 
 
@@ -511,6 +511,7 @@ def _search(study: Study, agent: str, stop: Stop, *, is_quiet: bool = False) -> 
     from rich.console import Console
 
     from nightlab.dashboard.terminal import View, duration
+    from nightlab.doctor import jail_in_words
 
     console, began = Console(), time.monotonic()
 
@@ -519,7 +520,7 @@ def _search(study: Study, agent: str, stop: Stop, *, is_quiet: bool = False) -> 
             return ""
         return f", {duration(max(0.0, stop.seconds - time.monotonic() + began))} to go"
 
-    print(f"study {study.place.name}: branch {study.place.branch}, jail: {study.jail}")
+    print(f"study {study.place.name}: branch {study.place.branch}, jail: {jail_in_words(study.executor.level)}")
     with (
         _interruptible(loop),
         View(study.place.ledger, name=study.place.name, console=console, until=until),

@@ -12,7 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from nightlab import sandbox
-from nightlab.study import jail_in_words
 from nightlab.workspace import free_bytes
 
 
@@ -66,3 +65,14 @@ def _disk(folder: Path) -> Finding:
 def _plots() -> Finding:
     is_there = find_spec("matplotlib") is not None
     return Finding("plots", is_there, "matplotlib" if is_there else "not installed", 'pip install "nightlab[plots]"')
+
+
+def jail_in_words(level: str) -> str:
+    """A level of the jail, and what it means."""
+    return f"{level} ({_JAILS[level]})"
+
+
+_JAILS = {
+    "bubblewrap": "namespaces of its own: no network, private home, sees only what it needs",
+    "process": "limits and a clean end only: a run can read your files and use the network",
+}

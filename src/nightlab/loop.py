@@ -80,10 +80,27 @@ class Race:
     proposal: Proposal
     proposer: str
     tree: Tree
+    diff: str
     values: list[float] = field(default_factory=list)
     runs: int = 0
     seconds: float = 0.0
     is_refreshed: bool = False
+
+    def experiment(self, status: Status, **more: Any) -> Experiment:
+        """As the ledger will tell it."""
+        return Experiment(
+            self.number,
+            self.parent.number,
+            status,
+            one_line(self.proposal.hypothesis),
+            self.proposer,
+            runs=self.runs,
+            seconds=self.seconds,
+            tree=self.tree.id,
+            diff=self.diff,
+            facts=self.proposal.facts,
+            **more,
+        )
 
 
 class Loop:
@@ -226,10 +243,11 @@ class Loop:
         return None
 
     def _open(self, name: str, proposal: Proposal) -> None:
-        race = Race(self._take_number(), self._best, proposal, name, self._best.tree.changed(proposal.files))
+        words, tree = self._words(name, proposal), self._best.tree.changed(proposal.files)
+        race = Race(self._take_number(), self._best, proposal, name, tree, words["diff"])
         self._races[race.number] = race
         self._asked += 1
-        body = self._words(name, proposal) | {"tree": race.tree.id, "expected": proposal.expected}
+        body = words | {"tree": tree.id, "expected": proposal.expected}
         body |= {"money": proposal.cost.money, "tokens": proposal.cost.tokens}
         self._write(Event("proposed", str(race.number), body, race.number))
         self._judge(race)
@@ -244,7 +262,7 @@ class Loop:
     def _words(self, name: str, proposal: Proposal) -> dict[str, Any]:
         return {
             "parent": self._best.number,
-            "hypothesis": " ".join(proposal.hypothesis.split())[:300],
+            "hypothesis": one_line(proposal.hypothesis),
             "proposer": name,
             "diff": difference(self._best.texts, proposal.files),
             "facts": dict(proposal.facts),
@@ -386,22 +404,17 @@ class Loop:
     def _close(self, race: Race, status: Status, decision: Decision) -> None:
         """Record the decision; only when it is durable may git move."""
         del self._races[race.number]
-        kept = status is Status.KEPT
-        body: dict[str, Any] = {
-            "status": status,
-            "value": fmean(race.values) if race.values else None,
-            "gain": decision.gain,
-            "stderr": decision.stderr,
-            "z": decision.z,
-            "reason": decision.reason,
-            "grade": _grade(race) if race.values else None,
-            "pool": self.policy.successor(race.values) if kept else None,
-        }
-        self._write(Event("decided", str(race.number), body, race.number))
-        self._flush()
-        experiment = self.ledger.experiment(race.number)
+        kept, said = (
+            status is Status.KEPT,
+            {name: getattr(decision, name) for name in ("gain", "stderr", "z", "reason")},
+        )
+        said |= {"value": fmean(race.values) if race.values else None, "grade": _grade(race) if race.values else None}
+        pool = self.policy.successor(race.values) if kept else None
+        self._write(Event("decided", str(race.number), {"status": status, "pool": pool, **said}, race.number))
+        experiment = race.experiment(status, **said)
         self._remember(experiment)
         if kept:
+            self._flush()
             self._commit(experiment, race.parent, race.proposal.files)
             self._best = self._standing(race.number)
             self._forget()
@@ -502,7 +515,8 @@ class Loop:
         parent = self._standing(experiment.parent or BASELINE)
         files = patched(parent.texts, experiment.diff) or {}
         proposal = Proposal(experiment.hypothesis, files, experiment.facts)
-        race = Race(experiment.id, parent, proposal, experiment.proposer, parent.tree.changed(files))
+        tree = parent.tree.changed(files)
+        race = Race(experiment.id, parent, proposal, experiment.proposer, tree, experiment.diff)
         race.values = self.ledger.values(experiment.id, "candidate")
         race.runs, race.seconds = len(self.ledger.runs(experiment.id)), experiment.seconds
         race.is_refreshed = self.ledger.has_refreshed(experiment.id)
@@ -585,6 +599,11 @@ def commit_message(experiment: Experiment, metric: str) -> str:
         f"Proposer: {experiment.proposer}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def one_line(text: str) -> str:
+    """A hypothesis as it is kept: one line, of a length that can be read."""
+    return " ".join(text.split())[:300]
 
 
 def _grade(race: Race) -> Grade:

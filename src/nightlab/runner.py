@@ -144,8 +144,8 @@ class Runner:
             return Finding(attempt, run, invalid=str(problem), tail=tail)
 
     def _measure(self, attempt: Attempt, run: Run, job: Job, tail: str) -> Finding:
-        # The seed of the evaluation is drawn from the attempt, so it is fixed only once the code is.
-        seed = derived_seed(self.seed, "evaluate", attempt.run)
+        # Drawn from the run's seed, which the code never sees in this form; the two sides of an audit share it.
+        seed = derived_seed(self.seed, "evaluate", attempt.seed)
         measurement = self.evaluator.evaluate(run, job, seed=seed)
         sealed = self.evaluator.evaluate(run, job, seed=seed, part="sealed") if attempt.purpose == "audit" else None
         return Finding(attempt, run, measurement, sealed, tail=tail)

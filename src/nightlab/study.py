@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Sequence
-from contextlib import closing
 from functools import cached_property
-from math import sqrt
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from nightlab import plugins, task
 from nightlab.audit import Audit, audit
 from nightlab.decide import Policy
-from nightlab.errors import BadTask, NotFound
+from nightlab.errors import BadTask
 from nightlab.evaluator import Evaluator, Predictions, Printed, command_line
 from nightlab.executor import LocalExecutor
 from nightlab.ledger import Event, Ledger
-from nightlab.loop import Loop, Stop
-from nightlab.place import Place, held
+from nightlab.loop import Loop
+from nightlab.place import Place
 from nightlab.proposer import Proposer
 from nightlab.runner import Runner
 from nightlab.task import PROGRAM_FILE, TASK_FILE, Task
-from nightlab.workspace import Checkout, patched, touched
+from nightlab.workspace import Checkout
 
 
 def load_task(place: Place) -> Task:
@@ -101,11 +96,6 @@ class Study:
             self.task, self.place.repository, self.executor, self._evaluator(), self.place.home, self.facts["seed"]
         )
 
-    @property
-    def jail(self) -> str:
-        """The level of the jail that runs live in, in words."""
-        return jail_in_words(self.executor.level)
-
     def loop(self, proposers: Sequence[Proposer]) -> Loop:
         """The loop over this study's ledger."""
         policy: Policy = plugins.load("policies", self.facts["policy"])()
@@ -177,71 +167,3 @@ class Study:
     def _instructions(self) -> str:
         path = self.place.root / PROGRAM_FILE
         return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-
-def check(place: Place, *, runs: int, slots: int) -> dict[str, Any]:
-    """Run the baseline a few times in a study of its own, which is taken away again."""
-    beside = Place(place.root, f"check-{os.getpid()}")
-    try:
-        with held(beside):
-            study = Study(beside, slots=slots)
-            try:
-                loop = study.loop([])
-                loop.policy.baseline_runs = runs
-                loop.run(Stop(experiments=0))
-                return _what_was_checked(study, loop.sigma or 0.0)
-            finally:
-                study.close()
-    finally:
-        shutil.rmtree(beside.home, ignore_errors=True)
-        beside.repository.git("update-ref", "-d", f"refs/heads/{beside.branch}")
-
-
-def _what_was_checked(study: Study, sigma: float) -> dict[str, Any]:
-    found = [run for run in study.ledger.runs(0) if run["value"] is not None]
-    each = median(run["seconds"] for run in found)
-    return {
-        "metric": study.task.metric.name,
-        "values": [run["value"] for run in found],
-        "sigma": sigma,
-        "seconds": each,
-        "cpu_seconds": median(run["cpu_seconds"] for run in found),
-        # Eight runs, four a side, at the keep rule's 1.5 standard errors, seen with a power of 0.8.
-        "visible_gain": (1.5 + 0.84) * sigma * sqrt(1 / 4 + 1 / 4),
-        "runs_a_night": int(8 * 3600 / each * study.executor.slots),
-        "level": study.task.metric.level,
-        "trust": _TRUST[study.task.metric.level],
-        "jail": study.jail,
-    }
-
-
-def jail_in_words(level: str) -> str:
-    """A level of the jail, and what it means."""
-    return f"{level} ({_JAILS[level]})"
-
-
-_JAILS = {
-    "bubblewrap": "namespaces of its own: no network, private home, sees only what it needs",
-    "process": "limits and a clean end only: a run can read your files and use the network",
-}
-_TRUST = {
-    "printed": "Level printed: the number is what the run itself says; a script that prints what it likes is not seen.",
-    "predictions": "Level predictions: the judge scores answers to inputs whose truth the run never had.",
-}
-
-
-def write_tree(place: Place, number: int, into: Path) -> Path:
-    """Lay an experiment's whole tree into a new folder: kept or not, nothing is thrown away."""
-    if into.exists() and (not into.is_dir() or any(into.iterdir())):
-        raise BadTask(f"{into} exists and is not empty; name another folder with --into")
-    with closing(place.read()) as ledger:
-        experiment = ledger.experiment(number)
-        at = experiment.commit or ledger.experiment(experiment.parent or 0).commit
-    repository = place.repository
-    if at is None or (commit := repository.commit(at)) is None:
-        raise NotFound(f"experiment {number} has no tree here: its commit {at} is not in {place.root}")
-    tree, texts = repository.tree(commit), dict[str, str | None]()
-    if experiment.commit is None and experiment.diff:
-        paths = {path: repository.text(tree, path) for path in touched(experiment.diff)}
-        texts = patched(paths, experiment.diff) or {}
-    return Checkout(into, repository).lay(tree.changed(texts), texts=texts)

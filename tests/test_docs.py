@@ -1,0 +1,71 @@
+"""What the documents show is run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import need_program
+from typer.main import get_command
+
+from nightlab.cli import app
+from nightlab.task import parse
+
+TOP = Path(__file__).parents[1]
+
+
+def blocks(name: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (TOP / name).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_readmes_commands_run(tmp_path: Path) -> None:
+    need_program("git")
+    script = "set -eu\n" + "\n".join(blocks("README.md", "sh"))
+    who = {f"GIT_{role}_{what}": "x@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=os.environ | who | {"PATH": path}, capture_output=True, text=True
+    )
+
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    assert (tmp_path / "tour" / "progress.svg").exists()
+
+
+def test_the_readmes_task_is_a_task() -> None:
+    (text,) = blocks("README.md", "toml")
+
+    assert parse(text).metric.name == "val_loss"
+
+
+def test_the_contributors_proposer_proposes() -> None:
+    from nightlab.proposer import Context, Proposer
+
+    (text,) = blocks("CONTRIBUTING.md", "python")
+    room: dict[str, object] = {}
+    exec(text, room)
+    proposer = room["Halver"]()  # type: ignore[operator]
+    assert isinstance(proposer, Proposer)
+
+    context = Context(files={"train.py": "RATE = 0.1\n"}, metric="m", direction="lower", number=0, seed=0)
+    idea = proposer.propose(context)
+
+    assert idea is not None
+    assert idea.files == {"train.py": "RATE = 0.05\n"}
+
+
+def test_every_command_says_what_it_does_and_takes_json() -> None:
+    command = get_command(app)
+    for name, one in command.commands.items():  # type: ignore[attr-defined]
+        assert one.help, name
+        options = {option for parameter in one.params for option in parameter.opts}
+        assert name in ("demo", "bench") or "--json" in options, name
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for page in TOP.glob("*.md"):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} -> {target}"
