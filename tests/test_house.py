@@ -13,12 +13,13 @@ HOUSE = Path(nightlab.__file__).parent
 FLOORS = [
     ["errors", "values"],
     ["stats", "decide", "task", "proposer", "processes"],
-    ["ledger", "workspace", "sandbox", "shim", "executor", "evaluator", "search", "plugins", "readings", "place"],
-    ["runner", "loop", "audit", "study"],
+    ["ledger", "workspace", "sandbox", "shim", "executor", "evaluator", "search", "plugins", "readings"],
+    ["runner", "loop", "audit"],
 ]
 """The core. A module imports from lower floors, and on its own floor only from the ones named before it."""
-EDGES = ["tuner", "tasks", "dashboard", "testing", "check", "exports", "setup", "doctor"]
-ROOF = ["cli", "bench", "__main__"]
+EDGES = ["tuner", "tasks", "dashboard", "testing", "exports", "setup", "doctor"]
+ROOF = ["place", "study", "check", "bench", "cli", "__main__"]
+"""What puts the parts together."""
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -229,8 +229,12 @@ def test_a_win_whose_parent_was_replaced_is_merged_and_raced_again(tmp_path: Pat
         assert statuses == [Status.KEPT, Status.SHELVED, Status.KEPT]
         assert git(lab.folder, "show", "nightlab/main:train.py") == "A = 4\n\n\n\nB = 4"
     else:
-        assert statuses == [Status.KEPT, Status.SHELVED]
-        assert "conflict" in lab.ledger.experiment(2).reason
+        assert statuses == [Status.KEPT, Status.KEPT]
+        assert lab.ledger.experiment(2).parent == 1
+        assert lab.ledger.experiment(2).gain == 1.0
+        assert git(lab.folder, "show", "nightlab/main:train.py") == "A = 3\n\n\n\nB = 5"
+        lab.loop(Scripted(proposals), score=summed, slots=2).run()
+        assert lab.branch() == ["2", "1"]
 
 
 def _die(*_: object, **__: object) -> str:

@@ -6,7 +6,7 @@ from statistics import stdev
 
 import pytest
 
-from nightlab.stats import Spread, difference, normal_cdf, spread, t_cdf, t_quantile
+from nightlab.stats import Spread, difference, spread, t_cdf, t_quantile
 
 TABLE = {1: 12.7062047, 2: 4.30265273, 3: 3.18244631, 4: 2.77644511, 9: 2.26215716, 30: 2.04227246}
 """Student's t at 0.975, from printed tables."""
@@ -16,10 +16,6 @@ TABLE = {1: 12.7062047, 2: 4.30265273, 3: 3.18244631, 4: 2.77644511, 9: 2.262157
 def test_students_t_is_as_in_the_tables(freedom: int, value: float) -> None:
     assert t_quantile(0.975, freedom) == pytest.approx(value, abs=1e-7)
     assert t_cdf(value, freedom) == pytest.approx(0.975, abs=1e-8)
-
-
-def test_the_normal_distribution_is_as_in_the_tables() -> None:
-    assert normal_cdf(1.959963985) == pytest.approx(0.975, abs=1e-9)
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:

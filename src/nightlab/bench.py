@@ -18,12 +18,12 @@ from nightlab import task
 from nightlab.decide import Race
 from nightlab.ledger import Event, Ledger
 from nightlab.loop import Loop, Stop
-from nightlab.place import find, held
+from nightlab.place import find, first_commit, held
 from nightlab.proposer import Context
 from nightlab.study import Study
 from nightlab.testing.fakes import InstantSlots
 from nightlab.values import Experiment, Proposal
-from nightlab.workspace import Repository, first_commit
+from nightlab.workspace import Repository
 
 _TASK = '[task]\nrun = "sh run.sh"\neditable = ["knob.txt"]\n[metric]\nname = "score"\ndirection = "lower"\n'
 

@@ -85,7 +85,7 @@ def demo(
     """A real study on this machine: no key, no GPU, no download."""
     from nightlab import tasks
     from nightlab.loop import Stop
-    from nightlab.workspace import first_commit
+    from nightlab.place import first_commit
 
     if folder.exists() and any(folder.iterdir()):
         raise BadTask(f"{folder} exists already; remove it, or name another folder: nightlab demo FOLDER")
@@ -275,7 +275,7 @@ def checkout(
     as_json: Json = False,
 ) -> None:
     """Lay out an experiment's whole tree, kept or not."""
-    from nightlab.exports import write_tree
+    from nightlab.study import write_tree
 
     folder = write_tree(_place(study), number, into or Path(f"nightlab-{number}"))
     _print_json({"folder": str(folder)}) if as_json else print(folder)

@@ -7,15 +7,12 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 
-from nightlab.errors import BadTask, NotFound
+from nightlab.errors import BadTask
 from nightlab.ledger import Event, Ledger
-from nightlab.place import Place
 from nightlab.readings import row
 from nightlab.values import Experiment, Status
-from nightlab.workspace import Checkout, patched, touched
 
 COLUMNS = ("commit", "val_bpb", "memory_gb", "status", "description")
 _WORDS = {Status.KEPT: "keep", Status.CRASHED: "crash", Status.TIMEOUT: "crash", Status.INVALID: "crash"}
@@ -129,20 +126,3 @@ def _row_events(
         Event("decided", key, decided, number),
         *([Event("committed", key, {"commit": cells["commit"]}, number)] if status is Status.KEPT else []),
     ]
-
-
-def write_tree(place: Place, number: int, into: Path) -> Path:
-    """Lay an experiment's whole tree into a new folder: kept or not, nothing is thrown away."""
-    if into.exists() and (not into.is_dir() or any(into.iterdir())):
-        raise BadTask(f"{into} exists and is not empty; name another folder with --into")
-    with closing(place.read()) as ledger:
-        experiment = ledger.experiment(number)
-        at = experiment.commit or ledger.experiment(experiment.parent or 0).commit
-    repository = place.repository
-    if at is None or (commit := repository.commit(at)) is None:
-        raise NotFound(f"experiment {number} has no tree here: its commit {at} is not in {place.root}")
-    tree, texts = repository.tree(commit), dict[str, str | None]()
-    if experiment.commit is None and experiment.diff:
-        paths = {path: repository.text(tree, path) for path in touched(experiment.diff)}
-        texts = patched(paths, experiment.diff) or {}
-    return Checkout(into, repository).lay(tree.changed(texts), texts=texts)

@@ -10,6 +10,8 @@ proposed    parent, hypothesis, proposer, tree, diff, facts, expected
 rejected    parent, hypothesis, proposer, diff, kind, reason
 started     run, purpose, seed, asked_by, again
 ran         run, outcome, value, reason, secondary, tail, seconds, cpu_seconds, peak_mb
+racing      reason: it is owed another run
+rebased     parent, diff: it is judged against a newer incumbent
 decided     status, value, gain, stderr, z, reason, grade, pool
 committed   commit
 audited     gain, low, high, and the runs behind them
@@ -59,8 +61,8 @@ CREATE INDEX IF NOT EXISTS runs_open ON runs (outcome) WHERE outcome IS NULL;
 """
 _SELECT = """
 SELECT e.id, e.parent, e.status, e.hypothesis, e.proposer, e.grade, e.value, e.stderr, e.gain, e.z, e.runs, e.seconds,
-       e.reason, e."commit", e.tree, json_extract(p.body, '$.diff'), e.facts
-FROM experiments e LEFT JOIN events p ON p.id = 'proposed:' || e.id
+       e.reason, e."commit", e.tree, coalesce(json_extract(r.body, '$.diff'), json_extract(p.body, '$.diff')), e.facts
+FROM experiments e LEFT JOIN events p ON p.id = 'proposed:' || e.id LEFT JOIN events r ON r.id = 'rebased:' || e.id
 """
 
 
@@ -385,6 +387,7 @@ _REDUCERS: dict[str, tuple[str, ...]] = {
         "UPDATE experiments SET runs = runs + 1, seconds = seconds + :seconds, "
         "peak_mb = max(coalesce(peak_mb, 0), coalesce(:peak_mb, 0)) WHERE id = :experiment",
     ),
+    "rebased": ("UPDATE experiments SET parent = :parent WHERE id = :experiment",),
     "racing": ("UPDATE experiments SET status = 'racing', reason = :reason WHERE id = :experiment",),
     "decided": (
         "UPDATE experiments SET status = :status, value = :value, gain = :gain, stderr = :stderr, z = :z, "

@@ -6,7 +6,8 @@
 
 Record first, then act: an event is durable before a run starts or git moves, so a lab that is killed at any instant
 finds its way back from the ledger. Evidence is always relative to an experiment's own parent: a win whose parent is
-no longer the incumbent is merged onto the incumbent and raced there as a new experiment.
+no longer the incumbent is merged onto the incumbent and raced there as a new experiment; where the two conflict, the
+winner's own tree is judged against the new incumbent.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ class Race:
     runs: int = 0
     seconds: float = 0.0
     is_refreshed: bool = False
+    is_rebased: bool = False
 
     def experiment(self, status: Status, **more: Any) -> Experiment:
         """As the ledger will tell it."""
@@ -395,11 +397,23 @@ class Loop:
         old, new = race.parent.number, self._best.number
         words = f"{decision.reason}; won against experiment {old}, but {new} was kept meanwhile"
         if both is None:
-            self._close(race, Status.SHELVED, replace(decision, reason=f"{words}, and the two conflict"))
+            self._rebase(race, decision, f"{words}, and the two conflict")
             return
         files = {path: text for path, text in both.items() if text != self._best.texts.get(path)}
         self._ready.append((race.proposer, replace(race.proposal, files=files, cost=Cost())))
         self._close(race, Status.SHELVED, replace(decision, reason=f"{words}: merged onto it and tried again"))
+
+    def _rebase(self, race: Race, decision: Decision, words: str) -> None:
+        """Judge the very same tree against the new incumbent: what cannot stand beside it may still replace it."""
+        if race.is_rebased:
+            self._close(race, Status.SHELVED, replace(decision, reason=words))
+            return
+        whole, best = {**race.parent.texts, **race.proposal.files}, self._best
+        files = {path: whole.get(path) for path in {*whole, *best.texts} if whole.get(path) != best.texts.get(path)}
+        race.proposal, race.parent, race.is_rebased = replace(race.proposal, files=files), best, True
+        race.diff = difference(best.texts, files)
+        self._write(Event("rebased", str(race.number), {"parent": best.number, "diff": race.diff}, race.number))
+        self._judge(race)
 
     def _close(self, race: Race, status: Status, decision: Decision) -> None:
         """Record the decision; only when it is durable may git move."""
@@ -520,6 +534,7 @@ class Loop:
         race.values = self.ledger.values(experiment.id, "candidate")
         race.runs, race.seconds = len(self.ledger.runs(experiment.id)), experiment.seconds
         race.is_refreshed = self.ledger.has_refreshed(experiment.id)
+        race.is_rebased = self.ledger.find("rebased", experiment.id) is not None
         return race
 
     def _standing(self, number: int) -> Standing:

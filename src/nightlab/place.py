@@ -21,7 +21,7 @@ from pathlib import Path
 
 from nightlab.errors import BadRepository, BadTask, NotFound, StudyBusy
 from nightlab.ledger import Ledger
-from nightlab.workspace import Repository
+from nightlab.workspace import Repository, git
 
 MAIN = "main"
 
@@ -120,3 +120,11 @@ def held(place: Place) -> Iterator[None]:
         os.ftruncate(lock, 0)
     finally:
         os.close(lock)
+
+
+def first_commit(folder: Path) -> None:
+    """Make a folder a repository and commit all of it: for folders that Nightlab made itself."""
+    git("init", "-q", "-b", "main", folder=folder)
+    git("add", "-A", folder=folder)
+    who = ("-c", "user.name=Nightlab", "-c", "user.email=nightlab@localhost", "-c", "commit.gpgSign=false")
+    git(*who, "commit", "-q", "-m", "The start", folder=folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import atan, cos, erf, pi, sin, sqrt
+from math import atan, cos, pi, sin, sqrt
 from statistics import fmean, stdev
 from typing import NamedTuple
 
@@ -57,11 +57,6 @@ def difference(better: Sequence[float], worse: Sequence[float], *, confidence: f
         return Interval(centre, float("-inf"), float("inf"))
     half = t_quantile((1 + confidence) / 2, len(gains) - 1) * stdev(gains) / sqrt(len(gains))
     return Interval(centre, centre - half, centre + half)
-
-
-def normal_cdf(z: float) -> float:
-    """The standard normal distribution function."""
-    return (1 + erf(z / sqrt(2))) / 2
 
 
 def t_cdf(t: float, freedom: int) -> float:

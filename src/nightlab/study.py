@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from nightlab import plugins, task
 from nightlab.audit import Audit, audit
 from nightlab.decide import Policy
-from nightlab.errors import BadTask
+from nightlab.errors import BadTask, NotFound
 from nightlab.evaluator import Evaluator, Predictions, Printed, command_line
 from nightlab.executor import LocalExecutor
 from nightlab.ledger import Event, Ledger
@@ -20,7 +21,7 @@ from nightlab.place import Place
 from nightlab.proposer import Proposer
 from nightlab.runner import Runner
 from nightlab.task import PROGRAM_FILE, TASK_FILE, Task
-from nightlab.workspace import Checkout
+from nightlab.workspace import Checkout, patched, touched
 
 
 def load_task(place: Place) -> Task:
@@ -61,11 +62,14 @@ class Study:
         self._slots, self._jail = slots, jail
         known = self.ledger.study()
         self.is_new = known is None
+        metric = self.task.metric
+        asked = {"metric": metric.name, "direction": metric.direction, "level": metric.level}
+        asked |= {"seed": seed, "policy": policy}
+        for name, value in asked.items() if known else ():
+            if value is not None and value != known[name]:
+                words = f"study {place.name} was started with {name} {known[name]!r}, not {value!r}"
+                raise BadTask(f"{words}; another {name} is another study: nightlab run --study NAME")
         self.facts = known or self._start(seed or 0, policy or "race")
-        if known and seed is not None and seed != known["seed"]:
-            raise BadTask(f"study {place.name} was started with seed {known['seed']}; another seed is another --study")
-        if known and policy is not None and policy != known["policy"]:
-            raise BadTask(f"study {place.name} decides by {known['policy']}; another policy is another --study")
 
     def _start(self, seed: int, policy: str) -> dict[str, Any]:
         plugins.load("policies", policy)
@@ -78,6 +82,7 @@ class Study:
             "metric": self.task.metric.name,
             "direction": self.task.metric.direction,
             "level": self.task.metric.level,
+            "jail": self.executor.level,
             "task": json.loads(self.task.model_dump_json()),
         }
         self.ledger.append(Event("study", "0", facts))
@@ -167,3 +172,20 @@ class Study:
     def _instructions(self) -> str:
         path = self.place.root / PROGRAM_FILE
         return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def write_tree(place: Place, number: int, into: Path) -> Path:
+    """Lay an experiment's whole tree into a new folder: kept or not, nothing is thrown away."""
+    if into.exists() and (not into.is_dir() or any(into.iterdir())):
+        raise BadTask(f"{into} exists and is not empty; name another folder with --into")
+    with closing(place.read()) as ledger:
+        experiment = ledger.experiment(number)
+        at = experiment.commit or ledger.experiment(experiment.parent or 0).commit
+    repository = place.repository
+    if at is None or (commit := repository.commit(at)) is None:
+        raise NotFound(f"experiment {number} has no tree here: its commit {at} is not in {place.root}")
+    tree, texts = repository.tree(commit), dict[str, str | None]()
+    if experiment.commit is None and experiment.diff:
+        paths = {path: repository.text(tree, path) for path in touched(experiment.diff)}
+        texts = patched(paths, experiment.diff) or {}
+    return Checkout(into, repository).lay(tree.changed(texts), texts=texts)

@@ -455,14 +455,6 @@ def _merge_texts(ours: str, base: str, theirs: str) -> str | None:
             return None
 
 
-def first_commit(folder: Path) -> None:
-    """Make a folder a repository and commit all of it: for folders that Nightlab made itself."""
-    git("init", "-q", "-b", "main", folder=folder)
-    git("add", "-A", folder=folder)
-    who = ("-c", "user.name=Nightlab", "-c", "user.email=nightlab@localhost", "-c", "commit.gpgSign=false")
-    git(*who, "commit", "-q", "-m", "The start", folder=folder)
-
-
 def free_bytes(path: Path) -> int:
     """Free space on the disk under a path."""
     return shutil.disk_usage(path).free
