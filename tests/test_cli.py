@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -378,3 +379,73 @@ def test_help_imports_nothing_heavy() -> None:
     )
 
     assert done.stdout.strip() == "[]"
+
+
+def test_another_seed_policy_or_metric_is_another_study(nightlab: Nightlab, folder: Path) -> None:
+    nightlab("run", "--experiments", "0", "--seed", "1")
+
+    assert "started with seed 1, not 2" in nightlab("run", "--seed", "2", check=False).stderr
+    assert "started with policy 'race', not 'lean'" in nightlab("run", "--policy", "lean", check=False).stderr
+    (folder / "nightlab.toml").write_text(TASK.replace('"score"', '"other"'))
+    assert "started with metric 'score', not 'other'" in nightlab("run", check=False).stderr
+
+
+def test_a_ledger_from_a_newer_version_is_left_alone(nightlab: Nightlab, folder: Path) -> None:
+    import sqlite3
+
+    nightlab("run", "--experiments", "0")
+    with sqlite3.connect(folder / ".nightlab" / "ledger.sqlite") as database:
+        database.execute("PRAGMA user_version = 99")
+
+    for command in ("run", "status", "log"):
+        done = nightlab(command, check=False)
+        assert done.returncode == 5
+        assert "newer Nightlab" in done.stderr
+
+
+@contextmanager
+def small_disk(place: Path, size: str) -> Iterator[Path]:
+    """A file system of its own; needs root."""
+    place.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], capture_output=True, text=True
+    )
+    if made.returncode:
+        pytest.skip(f"cannot mount a small disk here: {made.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_nearly_full_disk_is_a_pause_with_a_word(nightlab: Nightlab, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "20m") as disk:
+        folder = make_repository(disk / "study", {"train.py": SCRIPT, "nightlab.toml": TASK})
+
+        done = nightlab("run", at=folder, check=False)
+
+        assert done.returncode == 4
+        assert "free some space, then: nightlab run" in done.stderr
+        assert json.loads(nightlab("status", "--json", at=folder).stdout)["experiments"] == 1
+
+
+def test_a_read_only_folder_is_told(nightlab: Nightlab, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "200m") as disk:
+        folder = make_repository(disk / "study", {"train.py": SCRIPT, "nightlab.toml": TASK})
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+
+        done = nightlab("run", at=folder, check=False)
+
+        assert done.returncode == 2
+        assert "make the folder writable" in done.stderr
+
+
+def test_submodules_are_told(nightlab: Nightlab, folder: Path, tmp_path: Path) -> None:
+    inner = make_repository(tmp_path / "inner", {"x": "x"})
+    git(folder, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(inner), "inner")
+    git(folder, "commit", "-qm", "with a submodule")
+
+    done = nightlab("run", check=False)
+
+    assert done.returncode == 2
+    assert "submodules (inner)" in done.stderr

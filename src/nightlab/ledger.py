@@ -25,7 +25,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -416,10 +416,3 @@ def _why(path: Path, error: sqlite3.Error) -> str:
     if "readonly" in text or "unable to open" in text:
         return f"cannot write {path} ({text}); make the folder writable"
     return f"cannot use the ledger {path}: {text}; move it away to start anew, or restore a copy"
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[Ledger]:
-    """A ledger opened for reading only."""
-    with closing(Ledger(path, readonly=True)) as ledger:
-        yield ledger

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Literal, Protocol
@@ -85,7 +85,7 @@ class Runner:
     evaluator: Evaluator
     home: Path
     seed: int
-    limits: Limits = field(init=False)
+    _baseline: list[Cost] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         count = self.executor.slots
@@ -93,7 +93,6 @@ class Runner:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="slot")
         self._running: set[str] = set()
         self._argv = command_line(self.task.task.run, folder=self.repository.root)
-        self.limits = limits(self.task, [])
 
     def is_idle(self) -> bool:
         """Whether a slot is free."""
@@ -101,7 +100,7 @@ class Runner:
 
     def set_baseline(self, costs: list[Cost]) -> None:
         """Take the limits of later runs from what the baseline used."""
-        self.limits = limits(self.task, costs)
+        self._baseline = list(costs)
 
     def start(self, attempt: Attempt, tree: Tree, texts: Files) -> Future[Finding]:
         """Begin an attempt in a free slot. Raises StudyStuck when the disk is nearly full."""
@@ -135,6 +134,7 @@ class Runner:
             job = self.evaluator.prepare(job, seed=attempt.seed, budget=self.task.budget.amount)
             run = self.executor.submit(job).result()
         tail = run.log()[-2000:]
+        run = self._held_to_its_budget(attempt, run)
         if run.outcome is not Outcome.FINISHED:
             return Finding(attempt, run, tail=tail)
         try:
@@ -149,6 +149,12 @@ class Runner:
         measurement = self.evaluator.evaluate(run, job, seed=seed)
         sealed = self.evaluator.evaluate(run, job, seed=seed, part="sealed") if attempt.purpose == "audit" else None
         return Finding(attempt, run, measurement, sealed, tail=tail)
+
+    def _held_to_its_budget(self, attempt: Attempt, run: Run) -> Run:
+        cap, used = allowed_cpu(self.task, self._baseline), run.cost.cpu_seconds
+        if cap is None or used <= cap or attempt.purpose != "candidate" or run.outcome is not Outcome.FINISHED:
+            return run
+        return replace(run, outcome=Outcome.TIMEOUT, reason=f"used {used:.3g} CPU seconds; {cap:.3g} are allowed")
 
     def _check_seal(self, checkout: Checkout) -> None:
         frozen = [path for path in checkout.touched() if not self.task.is_editable(path)]
@@ -170,7 +176,7 @@ class Runner:
                 **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads),
                 **{name: os.environ[name] for name in self.task.task.env if name in os.environ},
             },
-            limits=self.limits,
+            limits=limits(self.task, self._baseline, is_candidate=attempt.purpose == "candidate"),
             mounts=mounts(self.task, self.repository.root, tree),
         )
 
@@ -186,24 +192,31 @@ class Runner:
             checkout.remove()
 
 
-def limits(task: Task, baseline: list[Cost]) -> Limits:
-    """What a run may use: from the baseline's own use where it has been seen, else the task's timeout.
+def allowed_cpu(task: Task, baseline: list[Cost]) -> float | None:
+    """CPU seconds a candidate may use, from what the baseline used; None before it ran, and under a wall budget.
 
-    A wall budget is held tightly (a loose deadline lets slow cheats win). Work is held in CPU seconds over the whole
-    tree, so that a busy machine fails nobody and nobody buys gain with time.
+    Held over the whole process tree, so that a busy machine fails nobody and nobody buys gain with time.
     """
-    wall, cpu, caps = task.budget.timeout, None, task.limits
+    if not baseline or task.budget.kind == "wall":
+        return None
+    factor = task.budget.cpu_cap if task.budget.kind == "work" else 1.15
+    return factor * median(cost.cpu_seconds for cost in baseline) + _SLACK
+
+
+def limits(task: Task, baseline: list[Cost], *, is_candidate: bool) -> Limits:
+    """When a run is ended from outside: from the baseline's own use where it has been seen, else the task's timeout.
+
+    A wall budget is held tightly (a loose deadline lets slow cheats win). A kept tree has more room than a candidate:
+    the same work takes a third more CPU seconds when the neighbours are busy, and that must not fail an incumbent.
+    """
+    wall, cpu, caps = task.budget.timeout, allowed_cpu(task, baseline), task.limits
     if baseline:
         seen = median(cost.seconds for cost in baseline)
-        used = median(cost.cpu_seconds for cost in baseline)
-        if task.budget.kind == "wall":
-            wall = 1.15 * seen + _SLACK
-        else:
-            factor = task.budget.cpu_cap if task.budget.kind == "work" else 1.15
-            wall, cpu = max(20 * seen, 60.0), factor * used + _SLACK
+        wall = 1.15 * seen + _SLACK if task.budget.kind == "wall" else max(20 * seen, 60.0)
+    room = 1.0 if is_candidate else 2.0
     return Limits(
-        wall=wall,
-        cpu=cpu,
+        wall=wall * room,
+        cpu=None if cpu is None else 1.25 * cpu * room,
         silence=caps.silence,
         memory_mb=caps.memory_mb,
         processes=caps.processes,

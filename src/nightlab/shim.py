@@ -237,15 +237,21 @@ class _Watch:
         self._poll.register(self._pipe, select.POLLIN)
         self._started = self._printed = time.monotonic()
         self._next_look, self._pause = self._started + _FIRST_LOOK, _FIRST_LOOK
-        spawn = _spawn_jail if self._is_wrapped else _spawn
-        self._main = spawn(argv, env, self._order.job, output)
-        os.close(output)
+        try:
+            self._main = _spawn(argv, env, self._order.job, output)
+        except OSError as error:
+            return self._unstarted(f"{argv[0]}: {error.strerror}")
+        finally:
+            os.close(output)
         self._note_session()
         verdict = self._watch()
         if verdict:
             self._ask_to_end()
         self._sweep()
         return self._result(verdict)
+
+    def _unstarted(self, why: str) -> Result:
+        return Result(self._order.job.token, Outcome.CRASHED, f"cannot start {why}", self._order.level, exit_code=127)
 
     def _note_session(self) -> None:
         """Leave what finds the run should we be killed; the start time rules out a reused pid."""
@@ -411,36 +417,19 @@ _DEFAULTS = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP)
 
 
 def _spawn(argv: list[str], env: dict[str, str], job: Job, output: int) -> int:
-    """Fork and execute; the child dies with us."""
-    parent = os.getpid()
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        os.setsid()
-        processes.die_with(parent, signal.SIGKILL)
-        for signum in _DEFAULTS:
-            signal.signal(signum, signal.SIG_DFL)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        _set_limits(0, job.limits)
-        os.chdir(job.tree)
-        os.execvpe(argv[0], argv, env)
-    except OSError as error:
-        os.write(output, f"nightlab: cannot start {argv[0]}: {error.strerror}\n".encode())
-    finally:
-        os._exit(127)
+    """Start the run in its tree, in a session of its own.
 
-
-def _spawn_jail(argv: list[str], env: dict[str, str], job: Job, output: int) -> int:
-    """Start a jail that goes to the tree and dies with us by itself: no fork copies our memory, which saves 2 ms."""
+    By posix_spawn: no fork copies our memory, which saves 2 to 5 ms. It cannot set PDEATHSIG. The jail sets its own; at
+    level "process" the warm server inherits what a killed shim leaves behind, and kills it.
+    """
+    os.chdir(job.tree)
     descriptors: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_DUP2, output, 1),
         (os.POSIX_SPAWN_DUP2, output, 2),
     ]
-    pid = os.posix_spawn(argv[0], argv, env, file_actions=descriptors, setsid=True, setsigmask=(), setsigdef=_DEFAULTS)
+    # setsigdef: what we ignore would stay ignored in the run, a Python without SIGINT, a pipe that never breaks.
+    pid = os.posix_spawnp(argv[0], argv, env, file_actions=descriptors, setsid=True, setsigmask=(), setsigdef=_DEFAULTS)
     _set_limits(pid, job.limits)
     return pid
 

@@ -63,11 +63,11 @@ class Study:
         known = self.ledger.study()
         self.is_new = known is None
         metric = self.task.metric
-        asked = {"metric": metric.name, "direction": metric.direction, "level": metric.level}
+        asked: dict[str, object] = {"metric": metric.name, "direction": metric.direction, "level": metric.level}
         asked |= {"seed": seed, "policy": policy}
-        for name, value in asked.items() if known else ():
-            if value is not None and value != known[name]:
-                words = f"study {place.name} was started with {name} {known[name]!r}, not {value!r}"
+        for name, before in (known or {}).items():
+            if (value := asked.get(name)) is not None and value != before:
+                words = f"study {place.name} was started with {name} {before!r}, not {value!r}"
                 raise BadTask(f"{words}; another {name} is another study: nightlab run --study NAME")
         self.facts = known or self._start(seed or 0, policy or "race")
 

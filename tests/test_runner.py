@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nightlab.errors import BadTask
+from nightlab.runner import allowed_cpu, limits, mounts
+from nightlab.task import Task, parse
+from nightlab.values import Cost
+
+BASELINE = [Cost(seconds=10.0, cpu_seconds=8.0), Cost(12.0, 9.0), Cost(30.0, 20.0)]
+
+
+def task(budget: str = "", more: str = "") -> Task:
+    text = f"[task]\nrun = 'x'\neditable = ['a']\n{more}[metric]\nname = 'm'\ndirection = 'lower'\n[budget]\n{budget}"
+    return parse(text)
+
+
+def test_before_the_baseline_only_the_timeout_holds() -> None:
+    found = limits(task("timeout = 7.0"), [], is_candidate=True)
+
+    assert (found.wall, found.cpu) == (7.0, None)
+
+
+def test_work_is_held_in_cpu_seconds_not_by_the_clock() -> None:
+    found = limits(task("kind = 'work'"), BASELINE, is_candidate=True)
+
+    assert allowed_cpu(task("kind = 'work'"), BASELINE) == pytest.approx(18.2)
+    assert found.cpu == pytest.approx(1.25 * 18.2)
+    assert found.wall == 240.0
+
+
+def test_a_wall_budget_is_held_tightly_by_the_clock() -> None:
+    found = limits(task("kind = 'wall'"), BASELINE, is_candidate=True)
+
+    assert (found.wall, found.cpu) == (pytest.approx(1.15 * 12 + 0.2), None)
+
+
+def test_a_kept_tree_has_more_room_than_a_candidate() -> None:
+    candidate, kept = (limits(task(), BASELINE, is_candidate=one) for one in (True, False))
+
+    assert kept.cpu is not None
+    assert candidate.cpu is not None
+    assert kept.cpu == 2 * candidate.cpu
+
+
+def test_data_is_shown_where_the_script_expects_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "repo" / "data").mkdir(parents=True)
+    asked = task(more=f"data = ['data', '~/corpus', '{tmp_path}/corpus']\n")
+
+    assert mounts(asked, tmp_path / "repo", tmp_path / "slot") == {
+        str(tmp_path / "slot" / "data"): str(tmp_path / "repo" / "data"),
+        "~/corpus": str(tmp_path / "corpus"),
+        f"{tmp_path}/corpus": str(tmp_path / "corpus"),
+    }
+
+
+def test_data_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(BadTask, match="'nowhere'"):
+        mounts(task(more="data = ['nowhere']\n"), tmp_path, tmp_path)
