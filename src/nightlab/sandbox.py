@@ -36,7 +36,7 @@ _FLAGS = (
     *("--die-with-parent", "--new-session", "--unshare-all", "--unshare-user", "--disable-userns"),
     *("--cap-drop", "ALL"),
 )
-_ETC = ("alternatives", "group", "hosts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "passwd")
+_ETC = ("alternatives", "hosts", "ld.so.cache", "localtime", "passwd")
 
 
 def command(level: str, job: Job) -> Command:
@@ -80,6 +80,7 @@ def why_not(level: str) -> str | None:
 def warm() -> None:
     """Learn once what every run's jail is built from; forks of this process then know it."""
     _system()
+    _dying_with_its_parent()
     _homes_on(os.environ.get("PATH", os.defpath))
 
 
@@ -176,7 +177,14 @@ def _process(job: Job) -> Command:
         folder.mkdir(exist_ok=True)
     for where, what in job.mounts.items():
         _link(_place(where, job.tree, str(home)), what, roots=(job.tree, home))
-    return list(job.argv), _environment(job, home=str(home), temporary=str(temporary))
+    return [*_dying_with_its_parent(), *job.argv], _environment(job, home=str(home), temporary=str(temporary))
+
+
+@cache
+def _dying_with_its_parent() -> tuple[str, ...]:
+    """What to put before a command so that the kernel ends it when its shim dies; nothing where setpriv is missing."""
+    setpriv = shutil.which("setpriv")
+    return (setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()
 
 
 def _link(place: Path, what: str, *, roots: Iterable[Path]) -> None:
