@@ -72,11 +72,13 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_core_can_be_read_in_an_hour() -> None:
-    core = {room for floor in FLOORS for room in floor}
-    total = sum(code_lines(path) for room, path in modules() if room in core)
+    """The shim is a program of its own, which the executor starts; it is counted apart."""
+    counts = {room: code_lines(path) for room, path in modules() if any(room in floor for floor in FLOORS)}
+    shim = sum(counts.pop(room) for room in ("shim", "processes"))
 
-    print(f"the core holds {total} lines of code")
-    assert total <= 3000
+    print(f"the core holds {sum(counts.values())} lines of code, and the shim {shim}")
+    assert sum(counts.values()) <= 3000
+    assert shim <= 600
 
 
 def test_no_function_is_longer_than_fifty_lines() -> None:
@@ -86,21 +88,22 @@ def test_no_function_is_longer_than_fifty_lines() -> None:
                 assert (node.end_lineno or 0) - node.lineno < 50, f"{path.name}: {node.name}"
 
 
-def test_nothing_is_caught_that_cannot_be_named() -> None:
-    for _, path in modules():
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ExceptHandler):
-                name = getattr(node.type, "id", "") if node.type else "bare"
-                ends_by_raising = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
-                is_broad = name in ("bare", "Exception", "BaseException") and not ends_by_raising
-                assert not is_broad, f"{path.name}:{node.lineno}"
-                assert not all(isinstance(one, ast.Pass) for one in node.body) or _is_named(node), (
-                    f"{path.name}:{node.lineno}"
-                )
+def broad_handlers(tree: ast.AST) -> Iterator[str]:
+    """The functions that catch everything and do not raise it again."""
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef):
+            for node in ast.walk(function):
+                if isinstance(node, ast.ExceptHandler):
+                    name = getattr(node.type, "id", "") if node.type else "bare"
+                    raises = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
+                    if name in ("bare", "Exception", "BaseException") and not raises:
+                        yield function.name
 
 
-def _is_named(handler: ast.ExceptHandler) -> bool:
-    return handler.type is not None
+def test_everything_is_caught_only_at_the_wall_around_strangers_code() -> None:
+    found = {(room, name) for room, path in modules() for name in broad_handlers(ast.parse(path.read_text()))}
+
+    assert found == {("loop", "_asked"), ("loop", "_teach")}
 
 
 def test_every_public_name_is_there() -> None:

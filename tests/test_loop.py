@@ -291,6 +291,44 @@ def test_greedy_believes_its_records(lab: Lab) -> None:
     assert [one.value for one in kept] == sorted((one.value or 0.0 for one in kept), reverse=True)
 
 
+def test_a_proposer_that_raises_costs_one_number_and_ends_nothing(lab: Lab) -> None:
+    class Broken(Scripted):
+        def propose(self, context: Context) -> Proposal | None:
+            if context.number == 1:
+                raise ZeroDivisionError("no idea why")
+            return super().propose(context)
+
+        def learn(self, experiment: Experiment) -> None:
+            raise KeyError(experiment.id)
+
+    lab.loop(Broken([knob(4), knob(9), knob(3)])).run()
+
+    experiments = lab.ledger.experiments()[1:]
+    assert [one.status for one in experiments] == [Status.KEPT, Status.REJECTED, Status.KEPT]
+    assert experiments[1].reason == "proposer: ZeroDivisionError: no idea why"
+    assert lab.ledger.count("note") == 3
+
+
+def test_an_incumbent_that_fails_once_holds_up_nobody(lab: Lab) -> None:
+    def flaky(attempt: Attempt, texts: Files) -> float | str:
+        return "out of luck" if attempt.run == "0-4" else noisy(attempt, texts)
+
+    lab.loop(Scripted([knob(10 + n) for n in range(8)]), score=flaky).run(Stop(experiments=8))
+
+    runs = {run["id"]: run["outcome"] for run in lab.ledger.runs(0)}
+    assert runs == {"0-1": "finished", "0-2": "finished", "0-3": "finished", "0-4": "crashed"}
+    assert all(one.status is Status.DISCARDED for one in lab.ledger.experiments()[1:])
+
+
+def test_an_incumbent_that_fails_three_times_stops_the_study(lab: Lab) -> None:
+    def broken(attempt: Attempt, texts: Files) -> float | str:
+        is_late = attempt.purpose == "incumbent" and int(attempt.run.split("-")[1]) > 3
+        return "the disk is gone" if is_late else noisy(attempt, texts)
+
+    with pytest.raises(StudyStuck, match=r"the incumbent \(experiment 0\) gives no number(.|\n)*the disk is gone"):
+        lab.loop(Scripted([knob(10 + n) for n in range(40)]), score=broken).run()
+
+
 def test_every_proposer_learns_of_every_experiment_also_of_earlier_nights(lab: Lab) -> None:
     class Note(Scripted):
         def __init__(self, proposals: Sequence[Proposal]) -> None:

@@ -11,7 +11,7 @@ NightlabError                    everything below; its text says what happened, 
 └── Invalid                      a run whose outcome may not be believed; becomes a recorded status, never ends a study
 
 Exit codes: 2 for a mistake in what was asked (BadTask, BadRepository, BadPlugin, NotFound), 3 for StudyBusy,
-4 for StudyStuck, 5 for BadLedger. 130 and 143 are a second Ctrl-C and a terminate signal.
+4 for StudyStuck, 5 for BadLedger. 130 is a second Ctrl-C or a terminate signal.
 """
 
 from __future__ import annotations

@@ -70,6 +70,7 @@ class Standing:
     tree: Tree
     texts: dict[str, str]
     pool: list[float]
+    runs: int
 
 
 @dataclass(slots=True)
@@ -106,7 +107,7 @@ class Race:
 
 
 class Loop:
-    """One study's loop over a ledger, a repository, slots and proposers. `home` is where the study keeps its files."""
+    """One study's loop over a ledger, a repository, slots and proposers; what it keeps goes onto `branch`."""
 
     def __init__(
         self,
@@ -135,14 +136,12 @@ class Loop:
         self._queue: deque[Attempt] = deque()
         self._adopting: set[str] = set()
         self._flying: dict[Future[Finding], Attempt] = {}
-        self._ready: deque[tuple[str, Proposal]] = deque()
         self._unwritten: list[Event] = []
         self._history: deque[Experiment] = deque(maxlen=_MEMORY)
         self._gains: deque[float] = deque(maxlen=20)
         self._spread = Spread()
-        self._baseline_runs: set[str] = set()
         self._costs: list[Cost] = []
-        self._asked = self._failures = self._lost = self._next = 0
+        self._opened = self._failures = self._lost = self._next = 0
         self._stop, self._began = Stop(), clock()
         self.is_killed = self._is_measured = False
 
@@ -167,6 +166,8 @@ class Loop:
         while self.slots.is_idle() and not self.is_killed and (self._queue or self.ask()):
             self._start(self._queue.popleft())
         self._flush()
+        if self.is_paused and not self._flying:
+            time.sleep(_TICK)
         done, _ = wait(self._flying, timeout=_TICK, return_when=FIRST_COMPLETED)
         for future in sorted(done, key=lambda one: self._flying[one].run):
             self.tell(self._flying.pop(future), future.result())
@@ -177,10 +178,8 @@ class Loop:
         if self.reason or self.is_paused or not self._is_measured:
             return False
         for name, proposal in self._proposals():
-            if (problem := self._problem(proposal)) is None:
-                self._open(name, proposal)
+            if self._open(name, proposal):
                 return bool(self._queue)
-            self._reject(name, proposal, *problem)
             if self.reason:
                 return False
         if not self._flying and not self.reason:
@@ -201,18 +200,22 @@ class Loop:
     # Having an idea
 
     def _proposals(self) -> Iterator[tuple[str, Proposal]]:
-        """What is ready, then what the proposers say, the most promising proposer first."""
-        while self._ready:
-            yield self._ready.popleft()
-        while True:
-            context, had = self._context(), False
+        """What the proposers say, the most promising one asked first, until none has an idea."""
+        had: str | None = ""
+        while had is not None:
+            context, had = self._context(), None
             for name in self._bandit.order(seed=self.seed, number=self._next):
-                if (proposal := self._proposers[name].propose(context)) is not None:
+                if (proposal := self._asked(name, context)) is not None:
                     yield name, proposal
-                    had = True
+                    had = name
                     break
-            if not had:
-                return
+
+    def _asked(self, name: str, context: Context) -> Proposal | None:
+        """What a proposer answers. Its code is a stranger's: whatever it raises becomes a rejected experiment."""
+        try:
+            return self._proposers[name].propose(context)
+        except Exception as error:  # noqa: BLE001 - the wall
+            return Proposal(f"{name} failed", {}, facts={"failure": f"{type(error).__name__}: {error}"})
 
     def _context(self) -> Context:
         best = self._best
@@ -233,6 +236,8 @@ class Loop:
 
     def _problem(self, proposal: Proposal) -> tuple[str, str] | None:
         """Why this proposal may not run: the kind of problem and the words; None when it may."""
+        if "failure" in proposal.facts:
+            return "proposer", str(proposal.facts["failure"])
         for path, text in proposal.files.items():
             if not is_plain(path) or not self.task.is_editable(path):
                 return "scope", f"{path} is not editable here; editable: {', '.join(self.task.task.editable)}"
@@ -244,15 +249,20 @@ class Loop:
             return "duplicate", f"the same tree was tried as experiment {tried}"
         return None
 
-    def _open(self, name: str, proposal: Proposal) -> None:
+    def _open(self, name: str, proposal: Proposal) -> bool:
+        """Number and record a proposal, and begin its race; False when it may not run."""
+        if problem := self._problem(proposal):
+            self._reject(name, proposal, *problem)
+            return False
         words, tree = self._words(name, proposal), self._best.tree.changed(proposal.files)
         race = Race(self._take_number(), self._best, proposal, name, tree, words["diff"])
         self._races[race.number] = race
-        self._asked += 1
+        self._opened += 1
         body = words | {"tree": tree.id, "expected": proposal.expected}
         body |= {"money": proposal.cost.money, "tokens": proposal.cost.tokens}
         self._write(Event("proposed", str(race.number), body, race.number))
         self._judge(race)
+        return True
 
     def _reject(self, name: str, proposal: Proposal, kind: str, reason: str) -> None:
         number = self._take_number()
@@ -291,16 +301,13 @@ class Loop:
 
     def _want(self, side: Side, race: Race) -> None:
         """Queue one more run of a side; two races that both wait for the incumbent share one."""
-        if side == "candidate":
-            race.runs += 1
-            run = f"{race.number}-{race.runs}"
-            self._queue.append(Attempt(run, race.number, "candidate", derived_seed(self.seed, run), race.number))
-        else:
-            race.is_refreshed, experiment = True, race.parent.number
-            if any(a.purpose == "incumbent" and a.experiment == experiment for a in self._under_way()):
-                return
-            run = f"{experiment}-incumbent-{race.number}-{len(race.parent.pool)}"
-            self._queue.append(Attempt(run, experiment, "incumbent", derived_seed(self.seed, run), race.number))
+        race.is_refreshed |= side == "incumbent"
+        whose = race if side == "candidate" else race.parent
+        if any(one.purpose == side == "incumbent" and one.experiment == whose.number for one in self._under_way()):
+            return
+        whose.runs += 1
+        run = f"{whose.number}-{whose.runs}"
+        self._queue.append(Attempt(run, whose.number, side, derived_seed(self.seed, run), race.number))
 
     def _under_way(self) -> Iterator[Attempt]:
         yield from self._queue
@@ -400,8 +407,8 @@ class Loop:
             self._rebase(race, decision, f"{words}, and the two conflict")
             return
         files = {path: text for path, text in both.items() if text != self._best.texts.get(path)}
-        self._ready.append((race.proposer, replace(race.proposal, files=files, cost=Cost())))
         self._close(race, Status.SHELVED, replace(decision, reason=f"{words}: merged onto it and tried again"))
+        self._open(race.proposer, replace(race.proposal, files=files, cost=Cost()))
 
     def _rebase(self, race: Race, decision: Decision, words: str) -> None:
         """Judge the very same tree against the new incumbent: what cannot stand beside it may still replace it."""
@@ -418,10 +425,8 @@ class Loop:
     def _close(self, race: Race, status: Status, decision: Decision) -> None:
         """Record the decision; only when it is durable may git move."""
         del self._races[race.number]
-        kept, said = (
-            status is Status.KEPT,
-            {name: getattr(decision, name) for name in ("gain", "stderr", "z", "reason")},
-        )
+        kept = status is Status.KEPT
+        said = {name: getattr(decision, name) for name in ("gain", "stderr", "z", "reason")}
         said |= {"value": fmean(race.values) if race.values else None, "grade": _grade(race) if race.values else None}
         pool = self.policy.successor(race.values) if kept else None
         self._write(Event("decided", str(race.number), {"status": status, "pool": pool, **said}, race.number))
@@ -444,13 +449,20 @@ class Loop:
             return
         self._history.append(experiment)
         self._bandit.learn(experiment)
-        for proposer in self._proposers.values():
-            proposer.learn(experiment)
+        for name in self._proposers:
+            self._teach(name, experiment)
         self._failures = self._failures + 1 if experiment.status.is_failure else 0
         if experiment.status is not Status.REJECTED:
             self._gains.append((experiment.gain or 0.0) if experiment.status is Status.KEPT else 0.0)
         if self._failures >= FAILURES_IN_A_ROW:
             self.reason = f"{self._failures} failures in a row; the last: {experiment.reason}"
+
+    def _teach(self, name: str, experiment: Experiment) -> None:
+        try:
+            self._proposers[name].learn(experiment)
+        except Exception as error:  # noqa: BLE001 - the wall: a proposer that cannot learn may still have ideas
+            text = f"{name} could not learn from experiment {experiment.id}: {type(error).__name__}: {error}"
+            self._write(Event("note", f"{name}:{experiment.id}", {"text": text}, experiment.id))
 
     # Beginning and resuming
 
@@ -462,7 +474,7 @@ class Loop:
         for experiment in self.ledger.experiments():
             if not experiment.status.is_open:
                 self._remember(experiment)
-        self.reason, self._asked, self._failures = None, 0, 0
+        self.reason, self._opened, self._failures = None, 0, 0
         for number, value in self.ledger.repeats():
             self._spread.add(number, value)
         self._best = self._standing(BASELINE)
@@ -479,13 +491,11 @@ class Loop:
 
     def _finish_baseline(self) -> None:
         """Once the baseline has its runs: noise, limits, and the first incumbent."""
-        runs = self.policy.baseline_runs
-        for number in range(1, runs + 1):
-            run = f"0-{number}"
-            if run not in self._baseline_runs:
-                self._baseline_runs.add(run)
-                self._queue.append(Attempt(run, BASELINE, "incumbent", derived_seed(self.seed, run), BASELINE))
-        base = self._standing(BASELINE)
+        base, runs = self._standing(BASELINE), self.policy.baseline_runs
+        while base.runs < runs:
+            base.runs += 1
+            run = f"{BASELINE}-{base.runs}"
+            self._queue.append(Attempt(run, BASELINE, "incumbent", derived_seed(self.seed, run), BASELINE))
         if len(base.pool) < runs:
             return
         self.slots.set_baseline(self._costs[:runs])
@@ -516,7 +526,6 @@ class Loop:
             if attempt.purpose != "audit":
                 self._adopting.add(attempt.run)
                 self._queue.append(attempt)
-        self._baseline_runs |= {run["id"] for run in self.ledger.runs(BASELINE)}
         self._finish_baseline()
         for experiment in self.ledger.open_experiments():
             if experiment.id != BASELINE:
@@ -543,7 +552,8 @@ class Loop:
             tree = self.repository.tree(str(experiment.commit))
             read = {path: self.repository.text(tree, path) for path in tree.entries if self.task.is_editable(path)}
             texts = {path: text for path, text in read.items() if text is not None}
-            self._standings[number] = Standing(number, str(experiment.commit), tree, texts, self.ledger.pool(number))
+            pool, runs = self.ledger.pool(number), len(self.ledger.runs(number))
+            self._standings[number] = Standing(number, str(experiment.commit), tree, texts, pool, runs)
         return self._standings[number]
 
     def _forget(self) -> None:
@@ -574,7 +584,7 @@ class Loop:
 
     def _why_stop(self) -> str | None:
         stop = self._stop
-        if stop.experiments is not None and self._asked >= stop.experiments:
+        if stop.experiments is not None and self._opened >= stop.experiments:
             return f"{stop.experiments} experiments"
         if stop.seconds is not None and self._clock() - self._began >= stop.seconds:
             return f"{stop.seconds:g} seconds"

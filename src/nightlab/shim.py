@@ -420,7 +420,7 @@ _DEFAULTS = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP)
 def _spawn(argv: list[str], env: dict[str, str], job: Job, output: int) -> int:
     """Start the run in its tree, in a session of its own.
 
-    By posix_spawn: no fork copies our memory, which saves 2 to 5 ms. What it cannot do, dying with us, the command does.
+    By posix_spawn: no fork copies our memory, which saves 2 to 5 ms. What it cannot do, die with us, the command does.
     """
     os.chdir(job.tree)
     descriptors: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = [

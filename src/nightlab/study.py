@@ -130,8 +130,9 @@ class Study:
         )
 
     def close(self) -> None:
-        """Let go of processes, files and trees."""
+        """Let go of processes, files and trees; what still runs is ended, and run again later."""
         if "runner" in self.__dict__:
+            self.runner.kill()
             self.runner.close()
         if "executor" in self.__dict__:
             self.executor.close()
