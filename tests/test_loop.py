@@ -325,7 +325,7 @@ def test_an_incumbent_that_fails_three_times_stops_the_study(lab: Lab) -> None:
         is_late = attempt.purpose == "incumbent" and int(attempt.run.split("-")[1]) > 3
         return "the disk is gone" if is_late else noisy(attempt, texts)
 
-    with pytest.raises(StudyStuck, match=r"the incumbent \(experiment 0\) gives no number(.|\n)*the disk is gone"):
+    with pytest.raises(StudyStuck, match=r"the baseline gives no number(.|\n)*the disk is gone"):
         lab.loop(Scripted([knob(10 + n) for n in range(40)]), score=broken).run()
 
 
