@@ -1,13 +1,16 @@
 # Each target does all its own set-up: an environment in .venv, by uv where it is installed, else by venv and pip.
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: demo test test-slow check lock clean
+.PHONY: demo test test-core test-slow check lock clean
 
 demo: .set-up
 	@$(BIN)/nightlab demo
 
 test: .set-up-dev
 	@$(BIN)/pytest -m "not slow"
+
+test-core: .set-up-dev
+	@$(BIN)/pytest tests/core
 
 test-slow: .set-up-dev
 	@$(BIN)/pytest -m slow

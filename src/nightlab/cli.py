@@ -616,7 +616,7 @@ def _picture(name: str, path: Path) -> None:
         study = ledger.study() or {}
         sigma = spread(ledger.pool(0)) if ledger.first() else None
         plot(
-            ledger.experiments(),
+            ledger.decided_experiments(),
             path,
             metric=str(study.get("metric")),
             direction=str(study.get("direction")),

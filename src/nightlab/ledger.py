@@ -212,6 +212,11 @@ class Ledger:
         found = [_experiment(row) for row in rows]
         return found[::-1] if newest else found
 
+    def decided_experiments(self) -> list[Experiment]:
+        """Experiments that ran, in the order in which they were decided."""
+        where = "WHERE e.decided IS NOT NULL AND e.status != 'rejected' ORDER BY e.decided"
+        return [_experiment(row) for row in self._db.execute(f"{_SELECT} {where}")]
+
     def open_experiments(self) -> list[Experiment]:
         """Experiments that are owed a decision."""
         rows = self._db.execute(f"{_SELECT} WHERE e.status IN ('proposed', 'measured', 'racing') ORDER BY e.id")
