@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from conftest import need_program
@@ -69,3 +70,15 @@ def test_links_between_documents_lead_somewhere() -> None:
     for page in TOP.glob("*.md"):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} -> {target}"
+
+
+def test_the_lock_satisfies_what_the_project_asks_for() -> None:
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
+    locked = {one.name: one for one in map(Requirement, (TOP / "requirements.lock").read_text().splitlines())}
+    asked = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    for text in asked:
+        wanted = Requirement(text)
+        version = next(iter(locked[wanted.name].specifier)).version
+        assert wanted.specifier.contains(version), f"{wanted} but {version} is locked: run make lock"
