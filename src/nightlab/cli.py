@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,6 +81,7 @@ def demo(
     for_: Annotated[str, typer.Option("--for", help="How long to search.")] = "8m",
     experiments: Annotated[int | None, typer.Option(min=1, help="Stop after so many experiments.")] = None,
     seed: Annotated[int, typer.Option(help="Where all chance comes from.")] = 0,
+    as_json: Json = False,
 ) -> None:
     """A real study on this machine: no key, no GPU, no download."""
     from nightlab import tasks
@@ -93,16 +94,20 @@ def demo(
     first_commit(folder)
     os.chdir(folder)
     workers = workers or min(2, len(os.sched_getaffinity(0)))
-    print(
-        f"The {template} template is in {folder.resolve()}. The tuner searches for {for_}; no language model is used."
-    )
+    say = (lambda _: None) if as_json else print
+    say(f"The {template} template is in {Path.cwd()}. The tuner searches for {for_}; no language model is used.")
     stop = Stop(experiments=experiments, seconds=seconds(for_))
     with _opened("main", seed=seed, workers=workers) as study:
-        _search(study, "tuner", stop)
-        print("Auditing: the result against the start, on fresh seeds and sealed data.")
+        _search(study, "tuner", stop, is_quiet=as_json)
+        say("Auditing: the result against the start, on fresh seeds and sealed data.")
         study.audit()
+    if as_json:
+        _print_json(_status("main"))
+        return
     _report("main")
-    _picture("main", Path("progress.svg"))
+    with suppress(ImportError):  # the picture is an extra
+        _picture("main", Path(".nightlab/progress.svg"))
+        print(f"The picture: {folder}/.nightlab/progress.svg")
     print(f"Look around: cd {folder}; nightlab log; nightlab best; nightlab diff; git log nightlab/main")
 
 
@@ -510,22 +515,13 @@ def _search(study: Study, agent: str, stop: Stop, *, is_quiet: bool = False) -> 
             return loop.run(stop)
     from rich.console import Console
 
-    from nightlab.dashboard.terminal import View, duration
+    from nightlab.dashboard.terminal import View
     from nightlab.doctor import jail_in_words
 
-    console, began = Console(), time.monotonic()
-
-    def until() -> str:
-        if stop.seconds is None:
-            return ""
-        return f", {duration(max(0.0, stop.seconds - time.monotonic() + began))} to go"
-
+    ends: dict[str, Any] = {"experiments": stop.experiments, "seconds": stop.seconds}
+    view = View(study.place.ledger, name=study.place.name, console=Console(), slots=study.executor.slots, **ends)
     print(f"study {study.place.name}: branch {study.place.branch}, jail: {jail_in_words(study.executor.level)}")
-    with (
-        _interruptible(loop),
-        View(study.place.ledger, name=study.place.name, console=console, until=until),
-        _mirrored(study),
-    ):
+    with _interruptible(loop), view, _mirrored(study):
         reason = loop.run(stop)
     print(f"stopped: {reason}")
     return reason

@@ -18,6 +18,10 @@ _BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9730d", "#9a9a9a"
 _MOST_LABELS = 28
 
 
+class NoPlots(BadTask, ImportError):
+    """The extra that draws is not installed."""
+
+
 def plot(experiments: Sequence[Experiment], path: Path, *, metric: str, direction: str, sigma: float | None) -> None:
     """Write the picture as SVG or PNG, by the path's ending; experiments come in the order they were decided.
 
@@ -28,7 +32,7 @@ def plot(experiments: Sequence[Experiment], path: Path, *, metric: str, directio
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise BadTask('drawing needs matplotlib; install it with: pip install "nightlab[plots]"') from error
+        raise NoPlots('drawing needs matplotlib; install it with: pip install "nightlab[plots]"') from error
     points = [(n, one, one.value) for n, one in enumerate(experiments) if one.value is not None]
     if not points:
         raise BadTask("there is nothing to draw yet: no experiment has been measured")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
@@ -54,12 +54,25 @@ def harmless(text: str) -> str:
 
 
 class View:
-    """Shows a study while it runs. Use as a context; it ends with one last look."""
+    """Shows a study while it runs. Use as a context; it ends with one last look.
 
-    def __init__(self, ledger: Path, *, name: str, console: Console, until: Callable[[], str] = str) -> None:
-        self._path, self._name, self._console, self._until = ledger, name, console, until
+    `experiments` and `seconds` are when it will stop by itself, for the time that is left.
+    """
+
+    def __init__(
+        self,
+        ledger: Path,
+        *,
+        name: str,
+        console: Console,
+        slots: int = 1,
+        experiments: int | None = None,
+        seconds: float | None = None,
+    ) -> None:
+        self._path, self._name, self._console, self._slots = ledger, name, console, slots
+        self._experiments, self._seconds = experiments, seconds
         self._over = threading.Event()
-        self._began = time.monotonic()
+        self._began, self._first = time.monotonic(), 0
         self._thread = threading.Thread(target=self._watch, name="view", daemon=True)
 
     def __enter__(self) -> Self:
@@ -72,6 +85,7 @@ class View:
 
     def _watch(self) -> None:
         with closing(Ledger(self._path)) as ledger:
+            self._first = ledger.next_number()
             if self._console.is_terminal:
                 self._draw(ledger)
             else:
@@ -99,9 +113,19 @@ class View:
     def _picture(self, ledger: Ledger, is_over: bool) -> Group:
         facts = status(ledger, name=self._name, is_running=not is_over)
         recent = ledger.experiments(limit=40, newest=True)
-        return Group(self._headline(facts, recent), _slots(ledger, recent), _decisions(recent[-12:]))
+        left = self._left(recent)
+        return Group(self._headline(facts, recent, left), _slots(ledger, recent), _decisions(recent[-12:]))
 
-    def _headline(self, facts: dict[str, Any], recent: Sequence[Experiment]) -> Text:
+    def _left(self, recent: Sequence[Experiment]) -> float | None:
+        """Seconds until it stops by itself, from the clock or from the median of the last experiments."""
+        each, spent = seconds_per_experiment(list(recent)), time.monotonic() - self._began
+        ends = [] if self._seconds is None else [self._seconds - spent]
+        if self._experiments is not None and each and recent:
+            done = recent[-1].id + 1 - max(self._first, 1)
+            ends.append((self._experiments - done) * each / self._slots)
+        return max(0.0, min(ends)) if ends else None
+
+    def _headline(self, facts: dict[str, Any], recent: Sequence[Experiment], left: float | None) -> Text:
         start, best = facts["baseline"]["value"], facts["incumbent"]["value"]
         text = Text(f"{self._name}  ", style="bold")
         text.append(f"{facts['metric']} {number(best)}", style="bold blue")
@@ -110,7 +134,8 @@ class View:
         text.append(f"   {facts['experiments']} experiments, {facts['kept']} kept, {facts['crashed']} failed")
         each = seconds_per_experiment(list(recent))
         spent = duration(time.monotonic() - self._began)
-        text.append(f"   {spent}, {duration(each) if each else '?'} each{self._until()}", style="dim")
+        text.append(f"   {spent}, {duration(each) if each else '?'} each", style="dim")
+        text.append("" if left is None else f", {duration(left)} to go", style="dim")
         return text
 
 
