@@ -48,6 +48,9 @@ def main() -> None:
     except NightlabError as error:
         print(f"nightlab: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("nightlab: interrupted; what was recorded is safe", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

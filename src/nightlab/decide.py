@@ -112,7 +112,7 @@ class Race:
 
     def decide(self, evidence: Evidence) -> Decision:
         """Keep, discard, or which side to run again, with the reason in words."""
-        if not evidence.candidate or not evidence.incumbent:
+        if len(evidence.candidate) == 0 or len(evidence.incumbent) == 0:
             return self._first(evidence)
         gain, stderr = evidence.gain(), evidence.stderr()
         if stderr == 0:
@@ -124,7 +124,7 @@ class Race:
 
     def successor(self, candidate_runs: Sequence[float]) -> list[float]:
         """All runs but the first, which was selected for being good; that one too when there is no other."""
-        return list(candidate_runs[1:] or candidate_runs)
+        return list(candidate_runs[1:] if len(candidate_runs) > 1 else candidate_runs)
 
     def is_rich(self, evidence: Evidence) -> bool:
         """Whether good ideas are still plentiful: recent gains average above 0.1 sigma."""
@@ -136,9 +136,9 @@ class Race:
         p = self._profile
         due = evidence.proposals > 0 and evidence.proposals % p.refresh_every == 0
         wanted = due and not evidence.refreshed and evidence.sigma > 0 and len(evidence.incumbent) < p.refresh_up_to
-        if not evidence.incumbent:
+        if len(evidence.incumbent) == 0:
             return _more("incumbent", "the incumbent has not been measured yet")
-        if wanted and not evidence.candidate:
+        if wanted:
             return _more("incumbent", f"every {p.refresh_every}th proposal re-runs the incumbent first")
         return _more("candidate", "the candidate has not been run yet")
 
@@ -167,9 +167,9 @@ class Greedy:
 
     def decide(self, evidence: Evidence) -> Decision:
         """Keep iff the candidate's first run beats the incumbent's record."""
-        if not evidence.incumbent:
+        if len(evidence.incumbent) == 0:
             return _more("incumbent", "the incumbent has not been measured yet")
-        if not evidence.candidate:
+        if len(evidence.candidate) == 0:
             return _more("candidate", "the candidate has not been run yet")
         gain = improvement(evidence.direction, evidence.candidate[0], evidence.incumbent[0])
         stderr = evidence.sigma * sqrt(2) or None

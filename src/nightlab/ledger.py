@@ -86,15 +86,13 @@ class Event:
 class Ledger:
     """An append-only journal of one study."""
 
-    def __init__(self, path: Path, *, readonly: bool = False, clock: Clock = time.time) -> None:
-        """Open the ledger at a path, making it unless readonly.
+    def __init__(self, path: Path, *, clock: Clock = time.time) -> None:
+        """Open the ledger at a path, making it where there is none.
 
-        Raises NotFound where there is none to read, BadLedger where it is not ours or from a newer version.
+        Raises BadLedger where the file is not ours or from a newer version.
         """
         self.path = path
         self._clock = clock
-        if readonly and not path.exists():
-            raise NotFound(f"there is no ledger at {path}; start a study with: nightlab run")
         try:
             self._db = sqlite3.connect(path, isolation_level=None, timeout=30.0, check_same_thread=False)
             self._prepare()

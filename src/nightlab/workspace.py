@@ -111,8 +111,8 @@ class Tree:
 
 
 def _line(mode: str, name: str, id_: str) -> tuple[bytes, bytes]:
-    key = name.encode() + (b"/" if mode == "40000" else b"")
-    return key, f"{mode} {name}\0".encode() + bytes.fromhex(id_)
+    raw = os.fsencode(name)  # git keeps names as bytes, whatever they mean
+    return raw + (b"/" if mode == "40000" else b""), mode.encode() + b" " + raw + b"\0" + bytes.fromhex(id_)
 
 
 def _object_id(kind: str, body: bytes, algorithm: str) -> str:

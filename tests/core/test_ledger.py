@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nightlab.errors import BadLedger, NotFound, StudyStuck
+from nightlab.errors import BadLedger, StudyStuck
 from nightlab.ledger import SCHEMA_VERSION, Event, Ledger
 from nightlab.values import Status
 
@@ -120,13 +120,6 @@ def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(BadLedger, match="not a database"):
         Ledger(tmp_path / "ledger.sqlite")
-
-
-def test_reading_where_there_is_no_ledger_makes_none(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="nightlab run"):
-        Ledger(tmp_path / "ledger.sqlite", readonly=True)
-
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_is_a_pause_with_a_word_and_nothing_acknowledged_is_lost(ledger: Ledger) -> None:

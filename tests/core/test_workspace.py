@@ -18,12 +18,15 @@ FILES = {
     "run.sh": "#!/bin/sh\n",
 }
 
+BYTES = os.fsdecode(b"not utf-8 \xff.bin")
+
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
     folder = make_repository(tmp_path / "répo with space", FILES)
     (folder / "run.sh").chmod(0o755)
     (folder / "link").symlink_to("train.py")
+    (folder / BYTES).write_bytes(b"\xff\x00")
     git(folder, "add", "-A")
     git(folder, "commit", "-qm", "modes")
     return Repository(folder)
@@ -100,7 +103,7 @@ def test_the_users_configuration_and_environment_do_not_reach_git(
 def test_a_tree_is_laid_out_with_modes_and_links_and_without_git(checkout: Checkout, tree: Tree) -> None:
     folder = checkout.lay(tree)
 
-    assert listing(folder) == {*FILES, "link"}
+    assert listing(folder) == {*FILES, "link", BYTES}
     assert os.access(folder / "run.sh", os.X_OK)
     assert os.readlink(folder / "link") == "train.py"
     assert checkout.touched() == []
@@ -131,7 +134,7 @@ def test_whatever_a_run_did_to_the_folder_the_next_run_finds_it_fresh(
     assert set(checkout.touched()) == {"train.py", "src/deep/a.py", "run.sh"}
     checkout.lay(tree)
 
-    assert listing(folder) == {*FILES, "link"}
+    assert listing(folder) == {*FILES, "link", BYTES}
     assert (folder / "train.py").read_text() == FILES["train.py"]
     assert os.access(folder / "run.sh", os.X_OK)
     assert (tmp_path / "precious" / "a.py").read_text() == "mine"
@@ -152,7 +155,7 @@ def test_a_run_that_replaces_its_whole_folder_harms_nothing(
 
     checkout.lay(tree)
 
-    assert listing(folder) == {*FILES, "link"}
+    assert listing(folder) == {*FILES, "link", BYTES}
     assert listing(tmp_path / "elsewhere") == {"precious"}
 
 
