@@ -414,7 +414,7 @@ def _ending(code: int) -> tuple[Outcome, str]:
 
 
 # What we ignore would stay ignored in the run: a Python without SIGINT, a pipe that never breaks.
-_DEFAULTS = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP)
+_DEFAULTS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 
 
 def _spawn(argv: list[str], env: dict[str, str], job: Job, output: int) -> int:
@@ -428,7 +428,7 @@ def _spawn(argv: list[str], env: dict[str, str], job: Job, output: int) -> int:
         (os.POSIX_SPAWN_DUP2, output, 1),
         (os.POSIX_SPAWN_DUP2, output, 2),
     ]
-    # setsigdef: what we ignore would stay ignored in the run, a Python without SIGINT, a pipe that never breaks.
+    # setsigdef: what we ignore would stay ignored in the run (and so would what `nohup` or a shell's & ignores for us).
     pid = os.posix_spawnp(argv[0], argv, env, file_actions=descriptors, setsid=True, setsigmask=(), setsigdef=_DEFAULTS)
     _set_limits(pid, job.limits)
     return pid
