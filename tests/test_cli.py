@@ -371,6 +371,10 @@ def test_doctor_says_what_mends_what_is_missing(nightlab: Nightlab) -> None:
     assert all(one["is_well"] or one["mend"] for one in findings)
 
 
+def test_the_version_is_told(nightlab: Nightlab) -> None:
+    assert nightlab("--version").stdout.startswith("nightlab 0.")
+
+
 def test_help_imports_nothing_heavy() -> None:
     heavy = "('numpy', 'pydantic', 'rich', 'optuna', 'libcst')"
     code = f"import sys, nightlab.cli; print([m for m in {heavy} if m in sys.modules])"

@@ -55,16 +55,21 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-@app.callback()
-def _root(
-    folder: Annotated[Path | None, typer.Option("-C", "--folder", help="Work in this folder.")] = None,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
         from nightlab import __version__
 
         print(f"nightlab {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    folder: Annotated[Path | None, typer.Option("-C", "--folder", help="Work in this folder.")] = None,
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
     if folder is not None:
         if not folder.is_dir():
             raise BadTask(f"{folder} is not a folder")
