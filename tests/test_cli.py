@@ -453,3 +453,18 @@ def test_submodules_are_told(nightlab: Nightlab, folder: Path, tmp_path: Path) -
 
     assert done.returncode == 2
     assert "submodules (inner)" in done.stderr
+
+
+def test_what_lost_runs_made_is_taken_away_and_what_kept_ones_made_stays(nightlab: Nightlab, folder: Path) -> None:
+    saving = SCRIPT + "open(os.environ['NIGHTLAB_OUT'] + '/model', 'w').write('x' * 100_000)\n"
+    (folder / "train.py").write_text(saving)
+    git(folder, "commit", "-qam", "it saves what it made")
+
+    nightlab("run", "--experiments", "10")
+
+    rows = [json.loads(line) for line in nightlab("log", "--json").stdout.splitlines()]
+    kept = {row["id"] for row in rows[1:] if row["status"] == "kept"}
+    runs = folder / ".nightlab" / "runs"
+    assert {int(path.parents[1].name.split("-")[0]) for path in runs.glob("*/out/model")} == kept
+    assert len(list(runs.glob("*/log"))) >= len(rows)
+    assert not (folder / ".nightlab" / "worktrees" / "slot-0").exists()

@@ -83,6 +83,8 @@ def audit(
     result = _compare(best.id, values[best.id], values[0], direction, has_sealed, seeds)
     seconds = sum(finding.run.cost.seconds for finding in found.values())
     ledger.append(Event("audited", str(before), result.body() | {"seconds": seconds}, best.id))
+    for finding in found.values():
+        slots.clear(finding.run.id)
     if result.headline.low > 0:
         ledger.append(Event("graded", f"{best.id}:audit:{before}", {"grade": "E3"}, best.id))
     return result

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -145,6 +146,8 @@ class Predictions:
         if predicted.outcome is not Outcome.FINISHED:
             raise Invalid(f"predicting failed: {predicted.reason}; {last_line(predicted.log())}")
         score = _score(self._judge("score", answers, seed=seed, budget=None, part=part))
+        for folder in (inputs, answers, predicted.folder):  # often larger than the model; made anew if asked again
+            shutil.rmtree(folder, ignore_errors=True)
         return replace(score, value=plausible(score.value, self.metric, self.bounds))
 
     def _judge(self, verb: str, folder: Path, *, seed: int, budget: float | None, part: Part) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 from nightlab.decide import Evidence, Policy
 from nightlab.errors import StudyStuck
 from nightlab.ledger import Event, Ledger
-from nightlab.proposer import Context, Proposer
+from nightlab.proposer import Context, Proposer, walled
 from nightlab.runner import Attempt, Finding, Slots
 from nightlab.search import Bandit
 from nightlab.stats import Spread
@@ -137,6 +137,7 @@ class Loop:
         self._adopting: set[str] = set()
         self._flying: dict[Future[Finding], Attempt] = {}
         self._unwritten: list[Event] = []
+        self._spent: list[str] = []
         self._history: deque[Experiment] = deque(maxlen=_MEMORY)
         self._gains: deque[float] = deque(maxlen=20)
         self._spread = Spread()
@@ -211,11 +212,9 @@ class Loop:
                     break
 
     def _asked(self, name: str, context: Context) -> Proposal | None:
-        """What a proposer answers. Its code is a stranger's: whatever it raises becomes a rejected experiment."""
-        try:
-            return self._proposers[name].propose(context)
-        except Exception as error:  # noqa: BLE001 - the wall
-            return Proposal(f"{name} failed", {}, facts={"failure": f"{type(error).__name__}: {error}"})
+        """What a proposer answers; when it raises, that becomes a rejected experiment."""
+        proposal, failure = walled(lambda: self._proposers[name].propose(context))
+        return Proposal(f"{name} failed", {}, facts={"failure": failure}) if failure else proposal
 
     def _context(self) -> Context:
         best = self._best
@@ -341,6 +340,7 @@ class Loop:
         self._queue.appendleft(replace(attempt, again=attempt.again + 1))
 
     def _tell_incumbent(self, attempt: Attempt, finding: Finding) -> None:
+        self._spent.append(attempt.run)
         standing = self._standing(attempt.experiment)
         if finding.measurement is None:
             self._lost += 1
@@ -432,7 +432,9 @@ class Loop:
         self._write(Event("decided", str(race.number), {"status": status, "pool": pool, **said}, race.number))
         experiment = race.experiment(status, **said)
         self._remember(experiment)
-        if kept:
+        if not kept:
+            self._spent += [f"{race.number}-{n}" for n in range(1, race.runs + 1)]
+        else:
             self._flush()
             self._commit(experiment, race.parent, race.proposal.files)
             self._best = self._standing(race.number)
@@ -458,10 +460,9 @@ class Loop:
             self.reason = f"{self._failures} failures in a row; the last: {experiment.reason}"
 
     def _teach(self, name: str, experiment: Experiment) -> None:
-        try:
-            self._proposers[name].learn(experiment)
-        except Exception as error:  # noqa: BLE001 - the wall: a proposer that cannot learn may still have ideas
-            text = f"{name} could not learn from experiment {experiment.id}: {type(error).__name__}: {error}"
+        _, failure = walled(lambda: self._proposers[name].learn(experiment))
+        if failure:  # whoever cannot learn may still have ideas
+            text = f"{name} could not learn from experiment {experiment.id}: {failure}"
             self._write(Event("note", f"{name}:{experiment.id}", {"text": text}, experiment.id))
 
     # Beginning and resuming
@@ -604,10 +605,12 @@ class Loop:
         self._unwritten.append(event)
 
     def _flush(self) -> None:
-        """Make what was written durable: one commit for all that happened since the last."""
+        """Make what was written durable: one commit for all that happened since the last. Then tidy up after it."""
         if self._unwritten:
             self.ledger.append(*self._unwritten)
             self._unwritten.clear()
+        while self._spent:
+            self.slots.clear(self._spent.pop())
 
 
 def commit_message(experiment: Experiment, metric: str) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from traceback import extract_tb
+from typing import Protocol, TypeVar, runtime_checkable
 
 from nightlab.values import Direction, Experiment, Files, Proposal
+
+T = TypeVar("T")
 
 
 def _never(_: Files) -> bool:
@@ -52,6 +55,15 @@ class Proposer(Protocol):
     def learn(self, experiment: Experiment) -> None:
         """Take note of a finished experiment."""
         ...
+
+
+def walled(call: Callable[[], T]) -> tuple[T | None, str | None]:
+    """What a stranger's code returns, or what it raised and where, in words: the one wall around such code."""
+    try:
+        return call(), None
+    except Exception as error:  # noqa: BLE001 - whatever it is, it may not end the study
+        place = extract_tb(error.__traceback__)[-1]
+        return None, f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
 
 
 class Scripted:

@@ -15,7 +15,7 @@ from nightlab.evaluator import Evaluator, command_line
 from nightlab.executor import Executor
 from nightlab.task import Task
 from nightlab.values import Cost, Files, Job, Limits, Measurement, Outcome, Run, derived_seed
-from nightlab.workspace import Checkout, Repository, Tree, free_bytes
+from nightlab.workspace import Checkout, Repository, Tree, free_bytes, remove
 
 Purpose = Literal["candidate", "incumbent", "audit"]
 _LEAST_FREE = 100 * 1024 * 1024
@@ -68,6 +68,10 @@ class Slots(Protocol):
 
     def set_baseline(self, costs: list[Cost]) -> None:
         """Take the limits of later runs from what the baseline used."""
+        ...
+
+    def clear(self, run: str) -> None:
+        """Take away what a run worked on and made; its log and result stay."""
         ...
 
     def kill(self) -> None:
@@ -180,6 +184,13 @@ class Runner:
             mounts=mounts(self.task, self.repository.root, tree),
         )
 
+    def clear(self, run: str) -> None:
+        """Take away what a run worked on and made; its log and result stay."""
+        folder = self.home / "runs" / run
+        for item in folder.iterdir() if folder.is_dir() else ():
+            if item.is_dir() and not item.is_symlink():
+                remove(item)
+
     def kill(self) -> None:
         """End every run now."""
         for run in list(self._running):
@@ -189,7 +200,7 @@ class Runner:
         """Wait for the slots, then clear their trees away."""
         self._pool.shutdown(wait=True)
         for checkout in self._idle:
-            checkout.remove()
+            checkout.clear()
 
 
 def allowed_cpu(task: Task, baseline: list[Cost]) -> float | None:

@@ -298,14 +298,14 @@ class Checkout:
         """The laid files that a run changed or removed."""
         return [path for path, (_, mark) in self._laid.items() if _mark(self.folder / path) != mark]
 
-    def remove(self) -> None:
+    def clear(self) -> None:
         """Take the folder away."""
-        _remove(self.folder)
+        remove(self.folder)
         self._laid.clear()
 
     def _sweep(self, wanted: Mapping[str, Entry]) -> None:
         if self.folder.is_symlink() or not self.folder.is_dir():
-            _remove(self.folder)
+            remove(self.folder)
             self.folder.mkdir(parents=True)
         folders = {parent.as_posix() for path in wanted for parent in PurePosixPath(path).parents}
         fine = {
@@ -322,7 +322,7 @@ class Checkout:
             if item.is_dir(follow_symlinks=False) and path in folders:
                 self._clear(path, fine, folders)
             elif path not in fine:
-                _remove(Path(item.path))
+                remove(Path(item.path))
 
     def _write(self, path: str, entry: Entry, content: bytes) -> None:
         place = self.folder / path
@@ -351,13 +351,13 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         return list(os.scandir(folder))
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     """Remove whatever stands there, also what a run made unreadable; symlinks are removed, never followed."""
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return
     for item in _entries(path):
-        _remove(Path(item.path))
+        remove(Path(item.path))
     path.rmdir()
 
 

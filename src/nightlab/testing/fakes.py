@@ -64,5 +64,8 @@ class InstantSlots:
     def set_baseline(self, costs: list[Cost]) -> None:
         """Nothing to limit."""
 
+    def clear(self, run: str) -> None:
+        """Nothing was made."""
+
     def kill(self) -> None:
         """Nothing runs."""
