@@ -103,7 +103,7 @@ def _run_all(
     left, flying = list(attempts)[::-1], dict[Future[Finding], Attempt]()
     found: dict[tuple[int, int], Finding] = {}
     while left or flying:
-        while left and slots.is_idle():
+        while left and len(flying) < slots.count:
             attempt = left.pop()
             flying[slots.start(attempt, trees[attempt.experiment], {})] = attempt
         for future in wait(flying, return_when=FIRST_COMPLETED)[0]:

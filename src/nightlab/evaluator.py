@@ -160,7 +160,9 @@ class Predictions:
             "NIGHTLAB_CACHE": str(self.cache),
         } | ({} if budget is None else {"NIGHTLAB_BUDGET": f"{budget:.17g}"})
         command = [*self.command, verb, str(folder)]
-        done = subprocess.run(command, cwd=self.home, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=self.home, env=environment, capture_output=True, text=True, errors="replace", check=False
+        )
         if done.returncode == 0:
             return done.stdout
         said = last_line(done.stderr)

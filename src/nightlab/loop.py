@@ -164,7 +164,7 @@ class Loop:
     def step(self) -> None:
         """Obey, fill every free slot, wait for a run to end, tell."""
         self._obey()
-        while self.slots.is_idle() and not self.is_killed and (self._queue or self.ask()):
+        while len(self._flying) < self.slots.count and not self.is_killed and (self._queue or self.ask()):
             self._start(self._queue.popleft())
         self._flush()
         if self.is_paused and not self._flying:

@@ -54,8 +54,9 @@ class Finding:
 class Slots(Protocol):
     """What the loop and the audit need of a runner."""
 
-    def is_idle(self) -> bool:
-        """Whether a slot is free."""
+    @property
+    def count(self) -> int:
+        """How many attempts may be under way; whoever starts them counts those not yet told of."""
         ...
 
     def start(self, attempt: Attempt, tree: Tree, texts: Files) -> Future[Finding]:
@@ -98,9 +99,10 @@ class Runner:
         self._running: set[str] = set()
         self._argv = command_line(self.task.task.run, folder=self.repository.root)
 
-    def is_idle(self) -> bool:
-        """Whether a slot is free."""
-        return bool(self._idle)
+    @property
+    def count(self) -> int:
+        """How many attempts may be under way; whoever starts them counts those not yet told of."""
+        return self.executor.slots
 
     def set_baseline(self, costs: list[Cost]) -> None:
         """Take the limits of later runs from what the baseline used."""
@@ -121,13 +123,14 @@ class Runner:
             )
         checkout = self._idle.pop()
         self._running.add(attempt.run)
-        future = self._pool.submit(self._perform, checkout, attempt, tree, texts, adopting)
-        future.add_done_callback(lambda _: self._rest(checkout, attempt))
-        return future
+        return self._pool.submit(self._occupy, checkout, attempt, tree, texts, adopting)
 
-    def _rest(self, checkout: Checkout, attempt: Attempt) -> None:
-        self._running.discard(attempt.run)
-        self._idle.append(checkout)
+    def _occupy(self, checkout: Checkout, attempt: Attempt, tree: Tree, texts: Files, adopting: bool) -> Finding:
+        try:
+            return self._perform(checkout, attempt, tree, texts, adopting)
+        finally:  # before the future is done: whoever sees its result finds the slot free
+            self._running.discard(attempt.run)
+            self._idle.append(checkout)
 
     def _perform(self, checkout: Checkout, attempt: Attempt, tree: Tree, texts: Files, adopting: bool) -> Finding:
         hidden = [path for path in tree.entries if self.task.is_hidden(path)]

@@ -353,3 +353,10 @@ def test_a_hypothesis_cannot_forge_a_trailer() -> None:
     lines = commit_message(one, "loss").splitlines()
     assert len(lines[0]) == 70
     assert lines[-2:] == ["Experiment-Id: 7", "Proposer: p"]
+
+
+def test_nothing_is_asked_while_an_ended_run_has_not_been_told_of(lab: Lab) -> None:
+    """An adopted run can end before the lab looks again; its slot is not free until it was judged."""
+    parents = [one.parent for one in lab.tell(*(knob(4 - n) for n in range(4)))]
+
+    assert parents == [None, 0, 1, 2, 3]

@@ -11,20 +11,6 @@ from nightlab.runner import Attempt, Finding
 from nightlab.values import Cost, Files, Measurement, Outcome, Run
 from nightlab.workspace import Tree
 
-
-class _Told(Future[Finding]):
-    """A future that leaves its slot when somebody takes its result."""
-
-    def __init__(self, flying: set[Future[Finding]]) -> None:
-        super().__init__()
-        self._flying = flying
-        flying.add(self)
-
-    def result(self, timeout: float | None = None) -> Finding:
-        self._flying.discard(self)
-        return super().result(timeout)
-
-
 Score = Callable[[Attempt, Files], float | str]
 """What a run of these texts comes to: a value, or the words of a failure."""
 
@@ -38,19 +24,14 @@ class InstantSlots:
     """Slots whose runs end at once: `score` says what each comes to; every attempt is remembered."""
 
     def __init__(self, score: Score = noise, *, slots: int = 1) -> None:
-        self._score, self._slots = score, slots
-        self._flying: set[Future[Finding]] = set()
+        self._score, self.count = score, slots
         self.attempts: list[Attempt] = []
-
-    def is_idle(self) -> bool:
-        """Whether fewer runs than slots have not been told of yet."""
-        return len(self._flying) < self._slots
 
     def start(self, attempt: Attempt, tree: Tree, texts: Files) -> Future[Finding]:
         """A finding at once."""
         self.attempts.append(attempt)
         found, cost = self._score(attempt, texts), Cost(0.001, 0.001, 1.0)
-        future = _Told(self._flying)
+        future: Future[Finding] = Future()
         if isinstance(found, str):
             run = Run(attempt.run, Outcome.CRASHED, found, Path(), 1, cost)
             future.set_result(Finding(attempt, run, tail=found))
