@@ -174,6 +174,24 @@ def test_a_second_ctrl_c_ends_what_runs(folder: Path) -> None:
     assert time.monotonic() - begin < 5
 
 
+def test_a_hang_up_ends_a_study_cleanly_unless_nohup_was_asked_for(folder: Path, nightlab: Nightlab) -> None:
+    slow(folder)
+    process = start(folder)
+    wait_for((folder / ".nightlab" / "runs" / "0-1" / "log").exists)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=10)
+    assert process.returncode == 130
+
+    command = ["nohup", sys.executable, "-m", "nightlab", "run"]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(2)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(1)
+    assert process.poll() is None
+    nightlab("stop", "--now")
+    process.communicate(timeout=10)
+
+
 def test_stop_now_from_another_terminal_ends_what_runs(nightlab: Nightlab, folder: Path) -> None:
     slow(folder)
     process = start(folder)

@@ -574,7 +574,9 @@ def _interruptible(loop: Loop) -> Iterator[None]:
             print("\nstopping when what runs has ended; Ctrl-C again ends it now", file=sys.stderr)
             loop.stop("interrupted")
 
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # what nohup ignores stays ignored
+        signals.append(signal.SIGHUP)
     before = {one: signal.signal(one, interrupt) for one in signals}
     try:
         yield
