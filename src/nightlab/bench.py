@@ -8,8 +8,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import closing
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -65,6 +66,8 @@ def overhead(experiments: int, *, jail: str | None = None) -> dict[str, Any]:
         "growth": median(own[-quarter:]) / median(own[:quarter]),
         "script_ms": bare,
         "commit_ms": commit,
+        "fork_ms": _median_ms(_fork),
+        "spawn_ms": _median_ms(_spawn),
     }
 
 
@@ -76,25 +79,37 @@ def _repository(folder: Path) -> None:
     first_commit(folder)
 
 
-def _bare_ms(folder: Path) -> float:
-    """The script alone, started and waited for."""
+def _median_ms(act: Callable[[], object]) -> float:
     times = []
     for _ in range(30):
         begin = time.perf_counter()
-        subprocess.run(["sh", "run.sh"], cwd=folder, stdout=subprocess.DEVNULL, check=True)
+        act()
         times.append(1000 * (time.perf_counter() - begin))
     return median(times)
+
+
+def _fork() -> None:
+    """What the kernel takes to copy a process of our size: most of what a shim costs."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def _spawn() -> None:
+    os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)
+
+
+def _bare_ms(folder: Path) -> float:
+    """The script alone, started and waited for."""
+    return _median_ms(lambda: subprocess.run(["sh", "run.sh"], cwd=folder, stdout=subprocess.DEVNULL, check=True))
 
 
 def _commit_ms(folder: Path) -> float:
     """One synchronous commit of one small row on this disk."""
     with closing(Ledger(folder / "commits.sqlite")) as ledger:
-        times = []
-        for number in range(30):
-            begin = time.perf_counter()
-            ledger.append(Event("note", str(number), {"text": "x"}))
-            times.append(1000 * (time.perf_counter() - begin))
-    return median(times)
+        numbers = count()
+        return _median_ms(lambda: ledger.append(Event("note", str(next(numbers)), {"text": "x"})))
 
 
 def peak_mb() -> float:

@@ -447,7 +447,8 @@ def overhead(
     _print_json(found) if as_json else print(
         f"own time per experiment: median {found['own_ms_median']:.1f} ms, 95 % below {found['own_ms_p95']:.1f} ms, "
         f"{found['experiments']} experiments, jail {found['jail']}, peak {found['peak_mb']:.0f} MB; last quarter / "
-        f"first {found['growth']:.2f}; one synchronous commit here: {found['commit_ms']:.2f} ms"
+        f"first {found['growth']:.2f}; here a synchronous commit takes {found['commit_ms']:.2f} ms, a fork "
+        f"{found['fork_ms']:.1f}, a spawn {found['spawn_ms']:.1f}"
     )
 
 
