@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from nightlab.values import Direction, improvement
 
-CONFIRM_RUNS = 3
-"""Fresh runs on either side, pruned and full, before the drop is accepted."""
+CONFIRM_RUNS, LOOKS = 3, 2
+"""Fresh runs on either side, pruned and full, before the drop is accepted; what is refused has a second look with as
+many more, as three against three refuse a harmless drop by chance a quarter of the time."""
 _OFF = 0.25
 _FEWEST = 8
 _PRIOR_GAIN, _PRIOR_SD = 1.0, 1.5
