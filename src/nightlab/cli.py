@@ -468,6 +468,52 @@ def scale(
     )
 
 
+@bench_app.command("judge")
+def judge_(
+    stream: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="rich, late, noisy, null, or a results.tsv; all unless said."),
+    ] = None,
+    runs: Annotated[int | None, typer.Option(min=20, help="Runs a night (126 and 700 unless said).")] = None,
+    reps: Annotated[int, typer.Option(min=2, help="Nights of each policy.")] = 200,
+    seed: Annotated[int, typer.Option(help="Where all chance comes from.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Policies on simulated nights whose true gains are known, greedy beside them; or an old night's log, judged."""
+    from nightlab.judgebench import RUNS, STREAMS, judge, lines
+
+    if stream is not None and stream not in STREAMS:
+        _replay(Path(stream), as_json)
+        return
+    names, lengths = [stream] if stream else list(STREAMS), [runs] if runs else RUNS
+    found = []
+    for name, length in ((name, length) for name in names for length in lengths):
+        found.append(judge(name, length, reps, seed=seed))
+        if not as_json:
+            print("\n".join(lines(found[-1])))
+    if as_json:
+        _print_json(found[0] if len(found) == 1 else found)
+
+
+def _replay(file: Path, as_json: bool) -> None:
+    from nightlab.judgebench import STREAMS
+    from nightlab.replay import replay
+
+    if not file.exists():
+        raise BadTask(f"there is no stream and no file {str(file)!r}; write {', '.join(STREAMS)}, or a results.tsv")
+    found = replay(file)
+    if as_json:
+        _print_json(found)
+        return
+    print(
+        f"{found['experiments']} experiments, {len(found['keeps'])} kept, {found['doubtful']} of them doubtful; "
+        f"one run of {found['metric']} varies by about {found['noise']:.2g}"
+    )
+    for one in found["keeps"]:
+        mark = f"doubtful: {one['why']}" if one["is_doubtful"] else ""
+        print(f"{one['commit']:8} {one['value']:.6f} {one['grade']} {one['description']} {mark}".rstrip())
+
+
 # ---- between the commands ----
 
 

@@ -12,13 +12,13 @@ import nightlab
 HOUSE = Path(nightlab.__file__).parent
 FLOORS = [
     ["errors", "values"],
-    ["stats", "decide", "task", "proposer", "processes"],
+    ["stats", "decide", "prune", "task", "proposer", "processes"],
     ["ledger", "workspace", "sandbox", "shim", "executor", "evaluator", "search", "plugins", "readings"],
     ["runner", "loop", "audit"],
 ]
 """The core. A module imports from lower floors, and on its own floor only from the ones named before it."""
 EDGES = ["tuner", "tasks", "dashboard", "testing", "exports", "setup", "doctor"]
-ROOF = ["place", "study", "check", "bench", "cli", "__main__"]
+ROOF = ["place", "study", "check", "bench", "judgebench", "replay", "cli", "__main__"]
 """What puts the parts together."""
 
 

@@ -1,0 +1,58 @@
+"""Prune: which of the kept changes still pay? Pure functions on runs with some of them turned off.
+
+Each design run turns a quarter of the keeps off at random; a Bayesian ridge reads every keep's gain out of all runs at
+once, and what is not worth its place goes. Effects are taken to add up: two keeps that only pay together may both look
+small, which is why the pruned whole is measured against the full one before it is believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nightlab.values import Direction, improvement
+
+CONFIRM_RUNS, LOOKS = 3, 2
+"""Fresh runs on either side, pruned and full, before the drop is accepted; what is refused has a second look with as
+many more, as three against three refuse a harmless drop by chance a quarter of the time."""
+_OFF = 0.25
+_FEWEST = 8
+_PRIOR_GAIN, _PRIOR_SD = 1.0, 1.5
+_WORTH, _LOSS = 0.2, 0.5
+
+
+def runs_needed(keeps: int) -> int:
+    """How many design runs the prune of so many keeps takes: about two for each."""
+    return max(2 * keeps, _FEWEST) if keeps else 0
+
+
+def design(keeps: int, runs: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """One row per run, one column per keep, true where the keep is on; each is off in a quarter of the runs."""
+    is_on = np.arange(runs) >= round(_OFF * runs)
+    return rng.permuted(np.tile(is_on[:, None], keeps), axis=0)
+
+
+def estimate(
+    matrix: NDArray[np.bool_], values: Sequence[float], sigma: float, direction: Direction
+) -> tuple[list[float], list[float]]:
+    """Every keep's gain and its standard error: Bayesian ridge, each gain about 1 sigma beforehand (sd 1.5 sigma)."""
+    runs, keeps = matrix.shape
+    gains = np.array([improvement(direction, value, values[0]) for value in values]) / sigma
+    columns = np.column_stack([np.ones(runs), matrix])
+    weight = np.array([0.0, *[_PRIOR_SD**-2] * keeps])
+    covariance = np.linalg.inv(columns.T @ columns + np.diag(weight))
+    means = covariance @ (columns.T @ gains + weight * _PRIOR_GAIN)
+    return list(map(float, sigma * means[1:])), list(map(float, sigma * np.sqrt(np.diag(covariance))[1:]))
+
+
+def to_drop(means: Sequence[float], sigma: float) -> list[int]:
+    """The keeps that are worth less than 0.2 sigma, by their place."""
+    return [place for place, mean in enumerate(means) if mean < _WORTH * sigma]
+
+
+def is_accepted(pruned: Sequence[float], full: Sequence[float], sigma: float, direction: Direction) -> bool:
+    """Whether the pruned whole, on fresh runs, loses less than half a sigma against the full one."""
+    return improvement(direction, fmean(pruned), fmean(full)) > -_LOSS * sigma
