@@ -29,7 +29,7 @@ def replay(path: Path) -> dict[str, Any]:
     return {
         "file": str(path),
         "metric": stretches[0][0]["metric"],
-        "experiments": sum(1 + len(discards) for _, discards in stretches),
+        "experiments": len(list(read_karpathy(path))),
         "noise": noise,
         "doubtful": sum(one["is_doubtful"] for one in keeps),
         "keeps": keeps,
