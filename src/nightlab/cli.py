@@ -204,6 +204,10 @@ def status(study: StudyName = "main", as_json: Json = False) -> None:
     print(f"{facts['metric']}: {_number(start['value'])} at the start, {_number(best['value'])} now ({best['grade']})")
     if facts["audited"]:
         print(audit_line(facts))
+    looks = facts["exposure"]
+    print(
+        f"exposure: {looks['decisions']} decisions on the search's data, the seal opened {looks['seal_opened']} times"
+    )
     print(f"spent: {cost['seconds']:.0f} slot seconds, {cost['money']:.2f} USD, {cost['tokens']} tokens")
 
 

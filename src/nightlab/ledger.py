@@ -313,6 +313,11 @@ class Ledger:
         names = [column[0] for column in rows.description]
         return [dict(zip(names, row, strict=True)) for row in rows]
 
+    def exposure(self) -> dict[str, int]:
+        """How often the study's data were looked at: decisions made on the validation set, openings of the seal."""
+        decisions = "SELECT count(*) FROM experiments WHERE id > 0 AND decided IS NOT NULL AND value IS NOT NULL"
+        return {"decisions": self._db.execute(decisions).fetchone()[0], "seal_opened": self.count("audited")}
+
     def peaks(self) -> dict[int, float]:
         """Peak megabytes per experiment, where they are known."""
         return dict(self._db.execute("SELECT id, peak_mb FROM experiments WHERE peak_mb IS NOT NULL").fetchall())

@@ -32,6 +32,7 @@ def status(ledger: Ledger, *, name: str, is_running: bool) -> dict[str, Any]:
         "baseline": _standing(start, "value", "commit"),
         "incumbent": _standing(best, "value", "commit", "grade", "id"),
         "audited": dict(audited.body) if audited else None,
+        "exposure": ledger.exposure(),
         "cost": ledger.spent(),
     }
 

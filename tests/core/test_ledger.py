@@ -62,6 +62,7 @@ def test_state_is_a_reading_of_the_events(ledger: Ledger) -> None:
     assert ledger.was_tried("tree2") == 2
     assert ledger.was_tried("another") is None
     assert ledger.next_number() == 4
+    assert ledger.exposure() == {"decisions": 2, "seal_opened": 0}
 
 
 def test_replaying_the_events_gives_the_same_tables(ledger: Ledger) -> None:
