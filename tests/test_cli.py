@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import SCRIPT, TASK, git, make_repository, shared
+from conftest import SCRIPT, TASK, git, make_repository, need, shared
 
 Nightlab = Callable[..., subprocess.CompletedProcess[str]]
 STATUS = {
@@ -432,8 +432,7 @@ def small_disk(place: Path, size: str) -> Iterator[Path]:
     made = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], capture_output=True, text=True
     )
-    if made.returncode:
-        pytest.skip(f"cannot mount a small disk here: {made.stderr.strip()}")
+    need(made.returncode == 0, f"cannot mount a small disk here: {made.stderr.strip()}")
     try:
         yield place
     finally:
