@@ -90,5 +90,13 @@ def need(condition: bool, what: str) -> None:
         pytest.skip(what)
 
 
+def need_level(level: str) -> None:
+    """Need a level of the jail to work here."""
+    from nightlab import sandbox
+
+    trouble = sandbox.why_not(level)
+    need(trouble is None, f"{level} does not work here: {trouble}")
+
+
 def need_program(name: str) -> None:
     need(shutil.which(name) is not None, f"{name} is not installed (sudo apt-get install {name})")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped, unused-ignore]
 import pytest
+from conftest import need_level
 
 import nightlab.values
 from nightlab import sandbox
@@ -33,11 +34,6 @@ time.sleep(60)
 """
 
 
-def _skip_without(level: str) -> None:
-    if trouble := sandbox.why_not(level):
-        pytest.skip(f"{level} does not work here: {trouble}")
-
-
 class TestLocalExecutorUnjailed(ExecutorContract):
     @pytest.fixture
     def executor(self) -> Iterator[Executor]:
@@ -49,7 +45,7 @@ class TestLocalExecutorUnjailed(ExecutorContract):
 class TestLocalExecutorInBubblewrap(ExecutorContract):
     @pytest.fixture
     def executor(self) -> Iterator[Executor]:
-        _skip_without("bubblewrap")
+        need_level("bubblewrap")
         executor = LocalExecutor(2, "bubblewrap")
         yield executor
         executor.close()
@@ -58,7 +54,7 @@ class TestLocalExecutorInBubblewrap(ExecutorContract):
 @pytest.fixture(params=sandbox.LEVELS)
 def level(request: pytest.FixtureRequest) -> str:
     level = str(request.param)
-    _skip_without(level)
+    need_level(level)
     return level
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import git, make_repository, need
+from conftest import git, make_repository, need_level
 
-from nightlab import sandbox
 from nightlab.loop import Stop
 from nightlab.place import find, held
 from nightlab.proposer import Scripted
@@ -58,7 +57,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("jail", ["bubblewrap", "process"])
 def test_a_misbehaving_proposal_costs_one_experiment_and_the_study_goes_on(tmp_path: Path, jail: str) -> None:
-    need(sandbox.why_not(jail) is None, f"{jail} does not work here: {sandbox.why_not(jail)}")
+    need_level(jail)
     files = {"train.py": START, "frozen.py": "x = 1\n", "nightlab.toml": TASK}
     folder = make_repository(tmp_path / "study", files)
     proposals = [Proposal(what, {"train.py": f"# {n}\n{text}\n"}) for n, (what, text, *_) in enumerate(HOSTILE)]

@@ -9,15 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import need_level
 
 from nightlab import sandbox
 from nightlab.errors import NightlabError
 from nightlab.testing.executor_contract import shell_job
 from nightlab.values import Job, Limits
-
-needs_bubblewrap = pytest.mark.skipif(
-    sandbox.why_not("bubblewrap") is not None, reason=f"bubblewrap: {sandbox.why_not('bubblewrap')}"
-)
 
 
 @pytest.fixture(params=["plain", "ä folder with spaces"])
@@ -41,12 +38,14 @@ def run(level: str, job: Job) -> subprocess.CompletedProcess[str]:
 
 
 def jailed(job: Job) -> str:
+    need_level("bubblewrap")
     ran = run("bubblewrap", job)
     return ran.stdout + ran.stderr
 
 
-@pytest.fixture(params=[pytest.param("bubblewrap", marks=needs_bubblewrap), "process"])
+@pytest.fixture(params=["bubblewrap", "process"])
 def level(request: pytest.FixtureRequest) -> str:
+    need_level(request.param)
     return str(request.param)
 
 
@@ -163,8 +162,11 @@ def test_data_that_stands_at_its_place_already_needs_no_link(folder: Path) -> No
     assert run("process", job).stdout == Path("/etc/passwd").read_text()
 
 
-@needs_bubblewrap
 class TestBubblewrap:
+    @pytest.fixture(autouse=True)
+    def needed(self) -> None:
+        need_level("bubblewrap")
+
     def test_only_what_the_job_names_is_there(self, folder: Path) -> None:
         (folder.parent / "nightlab.toml").touch()
         (folder / "ledger.sqlite").touch()

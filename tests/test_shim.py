@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped, unused-ignore]
 import pytest
+from conftest import need_level
 
 import nightlab.values
 from nightlab import processes, sandbox
@@ -32,8 +33,7 @@ KILL_BAR = 0.5  # seconds; the promise is 0.1 on a quiet machine, and what was m
 
 @pytest.fixture(scope="module", params=sandbox.LEVELS)
 def executor(request: pytest.FixtureRequest) -> Iterator[LocalExecutor]:
-    if trouble := sandbox.why_not(request.param):
-        pytest.skip(f"{request.param} does not work here: {trouble}")
+    need_level(request.param)
     executor = LocalExecutor(4, request.param)
     yield executor
     executor.close()
