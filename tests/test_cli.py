@@ -338,6 +338,11 @@ def test_a_baseline_without_a_number_shows_the_end_of_its_log(nightlab: Nightlab
     assert "the baseline gives no number" in done.stderr
     assert "my data is missing" in done.stderr
 
+    (folder / "train.py").write_text(SCRIPT)
+    git(folder, "commit", "-qam", "mended")
+    nightlab("run", "--experiments", "1")
+    assert json.loads(nightlab("status", "--json").stdout)["baseline"]["commit"] == git(folder, "rev-parse", "HEAD")
+
 
 def test_two_studies_stand_beside_each_other(nightlab: Nightlab, folder: Path) -> None:
     nightlab("run", "--experiments", "1")

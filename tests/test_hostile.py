@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import git, make_repository, need_level
+from conftest import TASK, git, make_repository, need_level
 
 from nightlab.loop import Stop
 from nightlab.place import find, held
@@ -16,13 +16,7 @@ from nightlab.proposer import Scripted
 from nightlab.study import Study
 from nightlab.values import Proposal, Status
 
-TASK = """\
-[task]
-run = "python train.py"
-editable = ["train.py"]
-[metric]
-name = "score"
-direction = "lower"
+RULES = """\
 bounds = [0.0, 100.0]
 [budget]
 kind = "wall"
@@ -58,7 +52,7 @@ HOSTILE = [
 @pytest.mark.parametrize("jail", ["bubblewrap", "process"])
 def test_a_misbehaving_proposal_costs_one_experiment_and_the_study_goes_on(tmp_path: Path, jail: str) -> None:
     need_level(jail)
-    files = {"train.py": START, "frozen.py": "x = 1\n", "nightlab.toml": TASK}
+    files = {"train.py": START, "frozen.py": "x = 1\n", "nightlab.toml": TASK + RULES}
     folder = make_repository(tmp_path / "study", files)
     proposals = [Proposal(what, {"train.py": f"# {n}\n{text}\n"}) for n, (what, text, *_) in enumerate(HOSTILE)]
     proposals.append(Proposal("behaves", {"train.py": "import frozen\nprint('score: 0.5')\n"}))

@@ -201,6 +201,9 @@ def status(study: StudyName = "main", as_json: Json = False) -> None:
         f"{facts['experiments']} experiments: {facts['kept']} kept (the baseline too), {facts['discarded']} discarded, "
         f"{facts['crashed']} failed, {facts['rejected']} rejected"
     )
+    if facts["metric"] is None:
+        print("it has not begun yet")
+        return
     print(f"{facts['metric']}: {_number(start['value'])} at the start, {_number(best['value'])} now ({best['grade']})")
     if facts["audited"]:
         print(audit_line(facts))

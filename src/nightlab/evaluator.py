@@ -197,8 +197,6 @@ def command_line(text: str, *, folder: Path) -> tuple[str, ...]:
     That is the folder's own .venv, else the activated environment, else the interpreter that runs Nightlab.
     """
     words = shlex.split(text)
-    if not words:
-        raise BadTask('a command in nightlab.toml is empty; write for example: run = "python train.py"')
     if words[0] in ("python", "python3"):
         words[0] = _python(folder)
     return tuple(words)

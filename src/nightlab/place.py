@@ -103,7 +103,9 @@ def held(place: Place) -> Iterator[None]:
             place.repository.ignore("/.nightlab/")
         lock = os.open(place.home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise BadRepository(f"cannot write in {place.root} ({error.strerror}); make the folder writable") from error
+        raise BadRepository(
+            f"cannot make {place.home} ({error.strerror}); make the folder writable, and see that nothing else is there"
+        ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -43,6 +43,17 @@ def load_task(place: Place) -> Task:
     return found
 
 
+def _opened(place: Place) -> Ledger:
+    """The study's ledger. One whose baseline never gave a number is put aside: the study starts anew from HEAD."""
+    ledger = Ledger(place.ledger)
+    failed = [run for run in ledger.runs(0) if run["outcome"] is not None and run["value"] is None]
+    if ledger.incumbent() is not None or not failed:
+        return ledger
+    ledger.close()
+    place.ledger.rename(place.ledger.with_name("ledger-failed.sqlite"))
+    return Ledger(place.ledger)
+
+
 class Study:
     """One search with all its parts: hold it, run it, audit it."""
 
@@ -58,7 +69,7 @@ class Study:
         """Open the study at a place, or start it from HEAD. The caller holds it (`held`)."""
         self.place = place
         self.task = load_task(place)
-        self.ledger = Ledger(place.ledger)
+        self.ledger = _opened(place)
         self._slots, self._jail = slots, jail
         known = self.ledger.study()
         self.is_new = known is None

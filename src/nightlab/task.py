@@ -8,9 +8,9 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nightlab.errors import BadTask
 from nightlab.values import Direction
@@ -20,15 +20,25 @@ PROGRAM_FILE = "program.md"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _command(text: str) -> str:
+    if not shlex.split(text):  # raises ValueError where a quotation is not closed
+        raise ValueError('a command is empty; write for example "python train.py"')
+    return text
+
+
+Command = Annotated[str, AfterValidator(_command)]
+"""A command line as a shell would split it."""
 
 
 class What(_Section):
     """[task]: what is run, what may change, what a run may read besides its tree."""
 
-    run: str
+    run: Command
     editable: tuple[str, ...] = Field(strict=False, min_length=1)
-    predict: str | None = None
+    predict: Command | None = None
     data: tuple[str, ...] = Field(default=(), strict=False)
     env: tuple[str, ...] = Field(default=(), strict=False)
     ideas: str | None = None
@@ -65,7 +75,7 @@ class Budget(_Section):
 class Judge(_Section):
     """[judge]: the sealed scorer; its files are never copied where a run can read them."""
 
-    run: str
+    run: Command
     files: tuple[str, ...] = Field(default=(), strict=False)
     data: str = "validation"
     sealed: str = "sealed"
@@ -84,7 +94,7 @@ class Rung(_Section):
     """[scale.NAME]: a larger rung for transfer."""
 
     amount: float | None = Field(default=None, gt=0)
-    run: str | None = None
+    run: Command | None = None
 
 
 class Task(_Section):
@@ -126,7 +136,9 @@ def load(folder: Path) -> Task:
     path = folder / TASK_FILE
     try:
         return parse(path.read_text(encoding="utf-8"), name=TASK_FILE)
-    except FileNotFoundError:
+    except (OSError, UnicodeDecodeError) as error:
+        if not isinstance(error, FileNotFoundError):
+            raise BadTask(f"cannot read {path}: {error}; it must be a text file in UTF-8") from error
         return parse_files({name: _read(folder / name) for name in KARPATHY_FILES}, folder)
 
 
@@ -175,6 +187,12 @@ def _explain(name: str, text: str, problem: dict[str, Any]) -> str:
             return f"{where}: unknown key '{key}'{_nearest(place)}"
         case "missing":
             return f"{name}: '{key}' is missing; write it in [{place[0]}]"
+        case "tuple_type":
+            return f'{where}: {key} should be a list, for example ["train.py"] (it is {problem.get("input")!r})'
+        case "model_type" | "dict_type":
+            return (
+                f"{where}: {key} should be a table: write [{key}] on a line of its own (it is {problem.get('input')!r})"
+            )
     value = "" if isinstance(problem.get("input"), dict) else f" (it is {problem.get('input')!r})"
     return f"{where}: {key}: {problem['msg']}{value}"
 

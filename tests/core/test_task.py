@@ -47,6 +47,11 @@ def test_globs_cross_folders_only_with_two_stars() -> None:
         (GOOD + "bounds = [3, 1]\n", "not in rising order"),
         (GOOD + "level = 'predictions'\n", "needs [judge] run and [task] predict"),
         ("[task\n", "not valid TOML"),
+        (GOOD.replace('"python train.py"', "'python \"train.py'"), "line 2: task.run"),
+        (GOOD.replace('"python train.py"', '""'), "a command is empty"),
+        (GOOD.replace('["train.py", "src/**/*.py"]', '"train.py"'), "line 3: task.editable should be a list"),
+        ("task = 3\n", "line 1: task should be a table: write [task]"),
+        (GOOD + "[budget]\namount = inf\n", "line 8: budget.amount"),
         ("", "'task' is missing"),
     ],
 )
@@ -55,6 +60,13 @@ def test_a_mistake_is_told_with_its_place_and_its_mend(text: str, words: str) ->
         parse(text)
 
     assert words in str(caught.value)
+
+
+def test_a_task_file_that_is_no_text_is_told(tmp_path: Path) -> None:
+    (tmp_path / "nightlab.toml").write_bytes(b"\xff\xfe")
+
+    with pytest.raises(BadTask, match="must be a text file in UTF-8"):
+        load(tmp_path)
 
 
 def test_a_folder_without_a_task_says_how_to_make_one(tmp_path: Path) -> None:
