@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -453,6 +453,47 @@ def test_a_nearly_full_disk_is_a_pause_with_a_word(nightlab: Nightlab, tmp_path:
         assert done.returncode == 4
         assert "free some space, then: nightlab run" in done.stderr
         assert json.loads(nightlab("status", "--json", at=folder).stdout)["experiments"] == 1
+
+
+FILLING = """\
+import os, time
+KNOB = 5.0
+{body}
+open(os.environ['NIGHTLAB_OUT'] + '/x', 'wb').write(bytes(10**7))
+print('score:', KNOB)
+"""
+
+
+def test_a_disk_that_fills_up_during_a_run_is_no_finding_about_the_patch(nightlab: Nightlab, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "300m") as disk:
+        script = FILLING.format(body="time.sleep(2)")
+        folder = make_repository(disk / "study", {"train.py": script, "nightlab.toml": TASK})
+        process = start(folder, "--experiments", "1")
+        wait_for((folder / ".nightlab" / "runs" / "0-1" / "log").exists)
+        filler = disk / "filler"
+        with suppress(OSError), filler.open("wb") as file:
+            for _ in range(400):
+                file.write(bytes(10**6))
+        _, words = process.communicate(timeout=30)
+        assert process.returncode == 4, words
+        assert "free some space, then: nightlab run" in words
+        filler.unlink()
+
+        nightlab("run", "--experiments", "1", at=folder)
+
+        rows = [json.loads(line) for line in nightlab("log", "--json", at=folder).stdout.splitlines()]
+        assert [row["status"] in ("kept", "discarded") for row in rows] == [True, True]
+
+
+def test_a_run_that_fills_the_disk_itself_is_to_blame(nightlab: Nightlab, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "300m") as disk:
+        script = FILLING.format(body="open('big', 'wb').write(bytes(4 * 10**8))")
+        folder = make_repository(disk / "study", {"train.py": script, "nightlab.toml": TASK})
+
+        done = nightlab("run", at=folder, check=False)
+
+        assert done.returncode == 4
+        assert "the baseline gives no number" in done.stderr
 
 
 def test_a_read_only_folder_is_told(nightlab: Nightlab, tmp_path: Path) -> None:

@@ -117,13 +117,23 @@ class Runner:
         return self._begin(attempt, tree, texts, adopting=True)
 
     def _begin(self, attempt: Attempt, tree: Tree, texts: Files, *, adopting: bool) -> Future[Finding]:
+        self._need_space()
+        checkout = self._idle.pop()
+        self._running.add(attempt.run)
+        return self._pool.submit(self._occupy, checkout, attempt, tree, texts, adopting)
+
+    def _need_space(self) -> None:
         if free_bytes(self.home) < _LEAST_FREE:
             raise StudyStuck(
                 f"less than {_LEAST_FREE >> 20} MB are free under {self.home}; free some space, then: nightlab run"
             )
-        checkout = self._idle.pop()
-        self._running.add(attempt.run)
-        return self._pool.submit(self._occupy, checkout, attempt, tree, texts, adopting)
+
+    def _blame(self, checkout: Checkout, run: Run) -> None:
+        """A run that failed on a full disk failed by its own doing only if its own files were what filled it."""
+        if free_bytes(self.home) < _LEAST_FREE:
+            checkout.clear()
+            self.clear(run.id)
+            self._need_space()
 
     def _occupy(self, checkout: Checkout, attempt: Attempt, tree: Tree, texts: Files, adopting: bool) -> Finding:
         try:
@@ -143,6 +153,7 @@ class Runner:
         tail = run.log()[-2000:]
         run = self._held_to_its_budget(attempt, run)
         if run.outcome is not Outcome.FINISHED:
+            self._blame(checkout, run)
             return Finding(attempt, run, tail=tail)
         try:
             self._check_seal(checkout)
