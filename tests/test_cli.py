@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -531,3 +532,9 @@ def test_what_lost_runs_made_is_taken_away_and_what_kept_ones_made_stays(nightla
     assert {int(path.parents[1].name.split("-")[0]) for path in runs.glob("*/out/model")} == kept
     assert len(list(runs.glob("*/log"))) >= len(rows)
     assert not (folder / ".nightlab" / "worktrees" / "slot-0").exists()
+
+
+def test_the_demo_says_in_its_last_line_what_it_was_worth(nightlab: Nightlab, tmp_path: Path) -> None:
+    done = nightlab("demo", "--template", "compress", "--experiments", "6", at=tmp_path)
+
+    assert re.fullmatch(r"Done: .+ % better than the start, and it holds\.", done.stdout.splitlines()[-1])

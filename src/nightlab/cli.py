@@ -112,11 +112,16 @@ def demo(
     if as_json:
         _print_json(_status("main"))
         return
-    _report("main")
     with suppress(ImportError):  # the picture is an extra
         _picture("main", Path(".nightlab/progress.svg"))
         print(f"The picture: {folder}/.nightlab/progress.svg")
     print(f"Look around: cd {folder}; nightlab log; nightlab best; nightlab diff; git log nightlab/main")
+    _report("main")
+    found = _status("main")["audited"]
+    holds = found is not None and found["low"] > 0
+    print(
+        f"Done: {found['percent']:.1f} % better than the start, and it holds." if holds else "Done: no gain that holds."
+    )
 
 
 @app.command()
