@@ -110,6 +110,8 @@ class Job:
     """Where in the box -> what is shown there, read-only; for data that a script expects at a fixed place."""
     writable: tuple[Path, ...] = ()
     """Folders it may write besides the tree and `out/`."""
+    hidden: tuple[Path, ...] = ()
+    """Files and folders that it may not read although a place it is shown holds them: the answers to its task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +140,15 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What a sealed evaluator says of a run. `per_example` holds one value per example where there are any."""
+    """What a sealed evaluator says of a run. `per_example` holds one value per example where there are any.
+
+    `examples` names the very set of examples: where two runs were asked the same ones, they are compared one by one.
+    """
 
     value: float
     per_example: tuple[float, ...] | None = None
     secondary: Mapping[str, float] = field(default_factory=dict)
+    examples: str = ""
 
 
 @dataclass(frozen=True, slots=True)
