@@ -679,7 +679,7 @@ def _picture(name: str, path: Path) -> None:
 
     with closing(_place(name).read()) as ledger:
         study = ledger.study() or {}
-        sigma = spread(ledger.pool(0)) if ledger.first() else None
+        sigma = spread([value for *_, value in ledger.pool(0)]) if ledger.first() else None
         plot(
             ledger.decided_experiments(),
             path,

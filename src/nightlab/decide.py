@@ -8,7 +8,7 @@ against *unselected* runs of the incumbent gains most per run spent. `Greedy` is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from statistics import fmean, stdev
 from typing import Literal, Protocol
@@ -25,6 +25,8 @@ class Evidence:
     (never of different candidates); `recent_gains` the estimated gains of the last proposals, 0 where not kept;
     `proposals` how many came before, `refreshed` whether the incumbent's due re-run has been made for this one.
     `paired` holds (candidate, incumbent) values over shared seeds; hand them over only where pairing pays on the task.
+    `complexity` is how much more there is to read, in lines; `loss_left` what simplifications may still lose in this
+    study, in metric units (None: the whole allowance).
     """
 
     candidate: Sequence[float]
@@ -35,7 +37,10 @@ class Evidence:
     proposals: int = 0
     refreshed: bool = False
     paired: Sequence[tuple[float, float]] = ()
+    paired_sigma: float | None = None
     per_example_stderr: float | None = None
+    complexity: float = 0.0
+    loss_left: float | None = None
 
     @property
     def direction(self) -> Direction:
@@ -44,13 +49,15 @@ class Evidence:
 
     def gain(self) -> float:
         """The candidate's mean gain over the incumbent, over shared seeds where there are two or more."""
-        if len(self.paired) > 1:
+        if len(self.paired) > (self.paired_sigma is None):
             return fmean(improvement(self.direction, c, i) for c, i in self.paired)
         return improvement(self.direction, fmean(self.candidate), fmean(self.incumbent))
 
     def stderr(self) -> float:
         """The gain's standard error; more seeds do not shrink the per-example part."""
-        if len(self.paired) > 1:
+        if self.paired and self.paired_sigma is not None:
+            seeds = self.paired_sigma**2 / len(self.paired)
+        elif len(self.paired) > 1:
             seeds = stdev(c - i for c, i in self.paired) ** 2 / len(self.paired)
         else:
             seeds = self.sigma**2 * (1 / len(self.candidate) + 1 / len(self.incumbent))
@@ -94,6 +101,7 @@ _FINAL_RUNS = 4
 _MEMORY = 20
 _RICH_ABOVE = 0.1
 _RICH_AT_FIRST = 0.2
+_PRICE, _MOST_LOSS, _BOUND = 0.1, 0.5, 0.84
 
 
 class Race:
@@ -116,11 +124,14 @@ class Race:
             return self._first(evidence)
         gain, stderr = evidence.gain(), evidence.stderr()
         if stderr == 0:
-            return _exact(gain)
+            return _exact(gain, evidence.complexity)
         z = gain / stderr
         verdict, reason = self._judge(evidence, z)
         side = _thinner(evidence) if verdict == "more" else None
-        return Decision(verdict, side, gain, stderr, z, reason)  # type: ignore[arg-type]
+        decision = Decision(verdict, side, gain, stderr, z, reason)  # type: ignore[arg-type]
+        if verdict == "keep" and evidence.complexity > 0:
+            return _priced(decision, evidence, is_rich=self.is_rich(evidence))
+        return _simplified(decision, evidence) if verdict == "discard" and evidence.complexity < 0 else decision
 
     def successor(self, candidate_runs: Sequence[float]) -> list[float]:
         """All runs but the first, which was selected for being good; that one too when there is no other."""
@@ -196,9 +207,41 @@ def _more(side: Side, reason: str) -> Decision:
     return Decision("more", side, None, None, None, reason)
 
 
-def _exact(gain: float) -> Decision:
-    verdict: Literal["keep", "discard"] = "keep" if gain > 0 else "discard"
-    return Decision(verdict, None, gain, 0.0, None, "runs repeat exactly: one run decides")
+def _exact(gain: float, complexity: float) -> Decision:
+    verdict: Literal["keep", "discard"] = "keep" if gain > 0 or (gain == 0 and complexity < 0) else "discard"
+    words = "runs repeat exactly: one run decides"
+    return Decision(verdict, None, gain, 0.0, None, words if gain else f"{words}; {_size(complexity)}")
+
+
+def _priced(won: Decision, evidence: Evidence, *, is_rich: bool) -> Decision:
+    """A win has to be worth what it adds to read, 0.1 sigma a line. Its gain is shrunken for having been picked, but
+    not while ideas are plentiful: there a keep is provisional, and the prune has the last word on it."""
+    gain, z = won.gain or 0.0, won.z or 0.0
+    worth = gain if is_rich else gain * (1 - 1 / max(z * z, 1.0))
+    price = _PRICE * evidence.sigma * evidence.complexity
+    if worth > price:
+        return won
+    words = f"{won.reason}, but a gain of {worth:.3g} does not pay for {_size(evidence.complexity)} ({price:.3g})"
+    return replace(won, verdict="discard", reason=words)
+
+
+def _simplified(lost: Decision, evidence: Evidence) -> Decision:
+    """What is simpler is kept though it does not win, where its loss is at most 0.1 sigma a line (80 % bound)."""
+    gain, stderr, sigma = lost.gain or 0.0, lost.stderr or 0.0, evidence.sigma
+    left = sigma if evidence.loss_left is None else evidence.loss_left
+    most = min(_PRICE * sigma * -evidence.complexity, _MOST_LOSS * sigma, left)
+    worst, best = -gain + _BOUND * stderr, -gain - _BOUND * stderr
+    if worst <= most:
+        words = f"{_size(evidence.complexity)}, and loses at most {worst:.3g} where {most:.3g} may be lost"
+        return replace(lost, verdict="keep", reason=words)
+    if best <= most and min(len(evidence.candidate), len(evidence.incumbent)) < _FINAL_RUNS:
+        words = f"{_size(evidence.complexity)}; whether that costs more than {most:.3g} is open"
+        return replace(lost, verdict="more", side=_thinner(evidence), reason=words)
+    return lost
+
+
+def _size(complexity: float) -> str:
+    return f"{abs(complexity):.2g} lines {'more' if complexity > 0 else 'less'} to read"
 
 
 def _thinner(evidence: Evidence) -> Side:

@@ -6,15 +6,21 @@ projections, kept in the same transaction so that readings stay fast at 10,000 e
 
 event       body
 study       seed, base (commit), metric, direction, policy, task
-proposed    parent, hypothesis, proposer, tree, diff, facts, expected
+proposed    parent, hypothesis, proposer, tree, diff, facts, expected, complexity (of the whole tree, from the start)
 rejected    parent, hypothesis, proposer, diff, kind, reason
 started     run, purpose, seed, asked_by, again
-ran         run, outcome, value, reason, secondary, tail, seconds, cpu_seconds, peak_mb
+ran         run, outcome, value, reason, secondary, examples, facts, tail, seconds, cpu_seconds, peak_mb
 racing      reason: it is owed another run
 rebased     parent, diff: it is judged against a newer incumbent
-decided     status, value, gain, stderr, z, reason, grade, pool
+decided     status, value, gain, stderr, z, reason, grade, pool (run ids), paired (gains under shared seeds)
 committed   commit
+demoted     status (pruned, reverted), reason, by: it was kept, and left the branch again with experiment `by`
+began       slots, jail: a lab took the study up
+drifted     values: the incumbent's runs drift in time
+measured    sigma, correlation, visible_gain, good_for: what the start of the study says of the task
 audited     gain, low, high, and the runs behind them
+pruned      what was tried without which keeps, and what came of it
+transferred rung, ratio, low, high, and the runs behind them
 graded      grade
 note        text
 """
@@ -33,7 +39,7 @@ from typing import Any
 from nightlab.errors import BadLedger, NotFound, StudyStuck
 from nightlab.values import Clock, Experiment, Status
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
     seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, experiment INTEGER, at REAL NOT NULL,
@@ -47,7 +53,7 @@ CREATE TABLE IF NOT EXISTS experiments (
     grade TEXT, value REAL, stderr REAL, gain REAL, z REAL, runs INTEGER NOT NULL DEFAULT 0,
     seconds REAL NOT NULL DEFAULT 0, reason TEXT NOT NULL DEFAULT '', "commit" TEXT, tree TEXT NOT NULL DEFAULT '',
     facts TEXT NOT NULL DEFAULT '{}', decided INTEGER, peak_mb REAL, money REAL NOT NULL DEFAULT 0,
-    tokens INTEGER NOT NULL DEFAULT 0);
+    tokens INTEGER NOT NULL DEFAULT 0, complexity REAL NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS runs (
     id TEXT PRIMARY KEY, experiment INTEGER NOT NULL, purpose TEXT NOT NULL, seed INTEGER NOT NULL,
     asked_by INTEGER NOT NULL, again INTEGER NOT NULL, outcome TEXT,
@@ -61,7 +67,8 @@ CREATE INDEX IF NOT EXISTS runs_open ON runs (outcome) WHERE outcome IS NULL;
 """
 _SELECT = """
 SELECT e.id, e.parent, e.status, e.hypothesis, e.proposer, e.grade, e.value, e.stderr, e.gain, e.z, e.runs, e.seconds,
-       e.reason, e."commit", e.tree, coalesce(json_extract(r.body, '$.diff'), json_extract(p.body, '$.diff')), e.facts
+       e.reason, e."commit", e.tree, e.complexity, e.peak_mb,
+       coalesce(json_extract(r.body, '$.diff'), json_extract(p.body, '$.diff')), e.facts
 FROM experiments e LEFT JOIN events p ON p.id = 'proposed:' || e.id LEFT JOIN events r ON r.id = 'rebased:' || e.id
 """
 
@@ -111,8 +118,12 @@ class Ledger:
             return
         self._db.execute("PRAGMA journal_mode = WAL")
         with self._transaction():
+            for table in ("experiments", "runs") if version else ():  # of an older version: made anew from the events
+                self._db.execute(f"DROP TABLE {table}")
             for statement in (_SCHEMA + _PROJECTIONS).split(";"):
                 self._db.execute(statement)
+            for event in self.read():
+                self._project(event, event.seq)
             self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def close(self) -> None:
@@ -270,20 +281,29 @@ class Ledger:
         )
         return [gain for (gain,) in rows][::-1]
 
-    def values(self, experiment: int, *purposes: str) -> list[float]:
-        """The values of an experiment's finished runs of these purposes, in the order they ended."""
+    def samples(self, experiment: int, *purposes: str) -> list[tuple[str, int, float]]:
+        """Run, seed and value of an experiment's measured runs of these purposes, in the order they ended."""
         marks = ", ".join("?" * len(purposes))
-        rows = self._db.execute(
-            f"SELECT r.value FROM runs r JOIN events e ON e.id = 'ran:' || r.id WHERE r.experiment = ? "
+        return self._db.execute(
+            f"SELECT r.id, r.seed, r.value FROM runs r JOIN events e ON e.id = 'ran:' || r.id WHERE r.experiment = ? "
             f"AND r.purpose IN ({marks}) AND r.value IS NOT NULL ORDER BY e.seq",
             (experiment, *purposes),
-        )
-        return [value for (value,) in rows]
+        ).fetchall()
 
-    def pool(self, experiment: int) -> list[float]:
-        """The unselected runs of an incumbent: what its rivals are raced against."""
-        start = (self.find("decided", experiment) or {}).get("pool") or []
-        return [*start, *self.values(experiment, "incumbent")]
+    def pool(self, experiment: int) -> list[tuple[str, int, float]]:
+        """The unselected runs of an incumbent, as samples: what its rivals are raced against."""
+        chosen = (self.find("decided", experiment) or {}).get("pool") or []
+        row = "SELECT id, seed, value FROM runs WHERE id = ?"
+        rows = [self._db.execute(row, (run,)).fetchone() or ("", 0, run) for run in chosen]  # version 1 kept values
+        return [*rows, *self.samples(experiment, "incumbent")]
+
+    def shared_gains(self) -> list[tuple[int, float]]:
+        """Experiment and gain for each pair of runs under one seed that decided, in the order of the decisions."""
+        rows = self._db.execute(
+            "SELECT experiment, json_extract(body, '$.paired') FROM events WHERE kind = 'decided' "
+            "AND json_extract(body, '$.paired') IS NOT NULL ORDER BY seq"
+        )
+        return [(number, gain) for number, gains in rows for gain in json.loads(gains)]
 
     def repeats(self) -> list[tuple[int, float]]:
         """Experiment and value of every run that was made to repeat an incumbent, in the order they ended."""
@@ -352,29 +372,38 @@ class Ledger:
         return rows
 
 
-_COLUMNS = (
-    *("parent", "hypothesis", "proposer", "tree", "facts", "reason", "run", "purpose", "seed", "asked_by", "again"),
-    *(
-        "outcome",
-        "value",
-        "seconds",
-        "cpu_seconds",
-        "peak_mb",
-        "status",
-        "gain",
-        "stderr",
-        "z",
-        "grade",
-        "commit",
-        "money",
-    ),
+_COLUMNS = [
+    "parent",
+    "hypothesis",
+    "proposer",
+    "tree",
+    "facts",
+    "reason",
+    "run",
+    "purpose",
+    "seed",
+    "asked_by",
+    "again",
+    "outcome",
+    "value",
+    "seconds",
+    "cpu_seconds",
+    "peak_mb",
+    "status",
+    "gain",
+    "stderr",
+    "z",
+    "grade",
+    "commit",
+    "money",
     "tokens",
-)
+    "complexity",
+]
 _REDUCERS: dict[str, tuple[str, ...]] = {
     "proposed": (
-        "INSERT INTO experiments (id, parent, status, hypothesis, proposer, tree, facts, money, tokens) VALUES "
-        "(:experiment, :parent, 'proposed', :hypothesis, :proposer, :tree, :facts, coalesce(:money, 0), "
-        "coalesce(:tokens, 0))",
+        "INSERT INTO experiments (id, parent, status, hypothesis, proposer, tree, facts, money, tokens, complexity) "
+        "VALUES (:experiment, :parent, 'proposed', :hypothesis, :proposer, :tree, :facts, coalesce(:money, 0), "
+        "coalesce(:tokens, 0), coalesce(:complexity, 0))",
     ),
     "rejected": (
         "INSERT INTO experiments (id, parent, status, hypothesis, proposer, reason, decided, facts) VALUES "
@@ -400,14 +429,15 @@ _REDUCERS: dict[str, tuple[str, ...]] = {
         "peak_mb = coalesce(:peak_mb, peak_mb) WHERE id = :experiment",
     ),
     "committed": ('UPDATE experiments SET "commit" = :commit WHERE id = :experiment',),
+    "demoted": ("UPDATE experiments SET status = :status, reason = :reason WHERE id = :experiment",),
     "graded": ("UPDATE experiments SET grade = :grade WHERE id = :experiment",),
 }
 
 
 def _experiment(row: tuple[Any, ...]) -> Experiment:
     number, parent, status, hypothesis, proposer, *rest, diff, facts = row
-    fields = ("grade", "value", "stderr", "gain", "z", "runs", "seconds", "reason", "commit", "tree")
-    known = dict(zip(fields, rest, strict=True))
+    fields = ("grade", "value", "stderr", "gain", "z", "runs", "seconds", "reason", "commit", "tree", "complexity")
+    known = dict(zip((*fields, "peak_mb"), rest, strict=True))
     return Experiment(
         number, parent, Status(status), hypothesis, proposer, diff=diff or "", facts=json.loads(facts), **known
     )

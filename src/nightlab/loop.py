@@ -20,20 +20,22 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
-from nightlab.decide import Evidence, Policy
+from nightlab.decide import Policy
 from nightlab.errors import StudyStuck
 from nightlab.ledger import Event, Ledger
+from nightlab.lineage import BASELINE, LAB, Lineage, Sample, Standing
+from nightlab.noise import Noise
 from nightlab.proposer import Context, Proposer, walled
-from nightlab.runner import Attempt, Finding, Slots
+from nightlab.runner import Attempt, Finding, Purpose, Slots
 from nightlab.search import Bandit
-from nightlab.stats import Spread
+from nightlab.simplicity import complexity
+from nightlab.stats import repeats_exactly
 from nightlab.task import Task
 from nightlab.values import (
     Clock,
     Cost,
     Decision,
     Experiment,
-    Files,
     Grade,
     Outcome,
     Proposal,
@@ -42,14 +44,14 @@ from nightlab.values import (
     derived_seed,
     improvement,
 )
-from nightlab.workspace import TRAILER, Repository, Tree, difference, is_plain, merged, patched
+from nightlab.workspace import Repository, Tree, difference, is_plain, merged, patched
 
-BASELINE = 0
 FAILURES_IN_A_ROW = 20
 _MEMORY = 200
 _TICK = 0.25
 _MOST_LOST = 3
 _LARGEST_PATCH = 1_000_000
+_REPEAT = "0-repeat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +64,6 @@ class Stop:
 
 
 @dataclass(slots=True)
-class Standing:
-    """A kept experiment as others are raced against it: its tree, its editable texts, its unselected runs."""
-
-    number: int
-    commit: str
-    tree: Tree
-    texts: dict[str, str]
-    pool: list[float]
-    runs: int
-
-
-@dataclass(slots=True)
 class Race:
     """An experiment under way."""
 
@@ -83,11 +73,22 @@ class Race:
     proposer: str
     tree: Tree
     diff: str
-    values: list[float] = field(default_factory=list)
+    complexity: float = 0.0
+    samples: list[Sample] = field(default_factory=list)
     runs: int = 0
     seconds: float = 0.0
     is_refreshed: bool = False
     is_rebased: bool = False
+
+    @property
+    def values(self) -> list[float]:
+        """What its runs came to, in the order they ended."""
+        return [sample.value for sample in self.samples]
+
+    def pairs(self) -> list[tuple[Sample, Sample]]:
+        """Candidate and incumbent under one seed, in the order of the candidate's runs."""
+        other = {sample.seed: sample for sample in self.parent.pool}
+        return [(mine, other[mine.seed]) for mine in self.samples if mine.seed in other]
 
     def experiment(self, status: Status, **more: Any) -> Experiment:
         """As the ledger will tell it."""
@@ -102,6 +103,7 @@ class Race:
             tree=self.tree.id,
             diff=self.diff,
             facts=self.proposal.facts,
+            complexity=self.complexity,
             **more,
         )
 
@@ -125,24 +127,25 @@ class Loop:
         clock: Clock = time.monotonic,
     ) -> None:
         self.task, self.ledger, self.repository, self.slots, self.policy = task, ledger, repository, slots, policy
-        self.branch, self.seed = branch, seed
+        self.lineage = Lineage(task=task, ledger=ledger, repository=repository, branch=branch)
+        self.seed = seed
         self.reason: str | None = None
         self.is_paused = False
         self._proposers = {proposer.name: proposer for proposer in proposers}
         self._bandit = Bandit(list(self._proposers))
         self._ideas, self._instructions, self._clock = ideas or {}, instructions, clock
-        self._standings: dict[int, Standing] = {}
         self._races: dict[int, Race] = {}
         self._queue: deque[Attempt] = deque()
         self._adopting: set[str] = set()
         self._flying: dict[Future[Finding], Attempt] = {}
         self._unwritten: list[Event] = []
-        self._spent: list[str] = []
+        self._spent: list[tuple[str, bool]] = []
         self._history: deque[Experiment] = deque(maxlen=_MEMORY)
         self._gains: deque[float] = deque(maxlen=20)
-        self._spread = Spread()
+        self.noise = Noise(ledger, task.metric.direction, slots.examples)
         self._costs: list[Cost] = []
         self._opened = self._failures = self._lost = self._next = 0
+        self._lost_to_simplicity = 0.0
         self._stop, self._began = Stop(), clock()
         self.is_killed = self._is_measured = False
 
@@ -193,10 +196,10 @@ class Loop:
             self._lose(attempt, finding)
             return
         self._record(attempt, finding)
-        if attempt.purpose == "incumbent":
-            self._tell_incumbent(attempt, finding)
-        else:
+        if attempt.purpose == "candidate":
             self._tell_candidate(self._races[attempt.asked_by], finding)
+        else:
+            self._tell_incumbent(attempt, finding)
 
     # Having an idea
 
@@ -225,7 +228,7 @@ class Loop:
             number=self._next - 1,
             seed=self.seed,
             incumbent=best.number,
-            value=fmean(best.pool) if best.pool else None,
+            value=fmean(best.values) if best.pool else None,
             sigma=self.sigma,
             history=tuple(self._history),
             ideas=self._ideas,
@@ -254,10 +257,11 @@ class Loop:
             self._reject(name, proposal, *problem)
             return False
         words, tree = self._words(name, proposal), self._best.tree.changed(proposal.files)
-        race = Race(self._take_number(), self._best, proposal, name, tree, words["diff"])
+        more = complexity(self.lineage.start.texts, {**self._best.texts, **proposal.files})
+        race = Race(self._take_number(), self._best, proposal, name, tree, words["diff"], more)
         self._races[race.number] = race
         self._opened += 1
-        body = words | {"tree": tree.id, "expected": proposal.expected}
+        body = words | {"tree": tree.id, "expected": proposal.expected, "complexity": more}
         body |= {"money": proposal.cost.money, "tokens": proposal.cost.tokens}
         self._write(Event("proposed", str(race.number), body, race.number))
         self._judge(race)
@@ -286,11 +290,11 @@ class Loop:
     # Running
 
     def _start(self, attempt: Attempt) -> None:
-        if attempt.purpose == "incumbent":
-            tree, texts = self._standing(attempt.experiment).tree, None
-        else:
+        if attempt.purpose == "candidate":
             race = self._races[attempt.asked_by]
             tree, texts = race.tree, race.proposal.files
+        else:
+            tree, texts = self.lineage.standing(attempt.experiment).tree, None
         body = {name: getattr(attempt, name) for name in ("run", "purpose", "seed", "asked_by", "again")}
         self._write(Event("started", attempt.token, body, attempt.experiment))
         self._flush()
@@ -306,7 +310,20 @@ class Loop:
             return
         whose.runs += 1
         run = f"{whose.number}-{whose.runs}"
-        self._queue.append(Attempt(run, whose.number, side, derived_seed(self.seed, run), race.number))
+        self._queue.append(Attempt(run, whose.number, side, self._seed(side, race, run), race.number))
+
+    def _seed(self, side: Side, race: Race, run: str) -> int:
+        """A seed that the other side has run under, its latest first, where pairing pays; else one never used before.
+
+        No change at all is run under fresh seeds: under shared ones it would only repeat the incumbent's numbers.
+        """
+        mine, other = (race.samples, race.parent.pool)[:: 1 if side == "candidate" else -1]
+        if race.proposal.files and self.noise.shares_seeds:
+            used = {sample.seed for sample in mine}
+            for sample in reversed(other):
+                if sample.seed not in used:
+                    return sample.seed
+        return derived_seed(self.seed, run)
 
     def _under_way(self) -> Iterator[Attempt]:
         yield from self._queue
@@ -322,6 +339,7 @@ class Loop:
             "reason": finding.invalid or run.reason,
             "value": finding.measurement.value if finding.measurement else None,
             "secondary": dict(finding.measurement.secondary) if finding.measurement else {},
+            "examples": finding.measurement.examples if finding.measurement else "",
             "tail": finding.tail,
             "seconds": cost.seconds,
             "cpu_seconds": cost.cpu_seconds,
@@ -340,8 +358,8 @@ class Loop:
         self._queue.appendleft(replace(attempt, again=attempt.again + 1))
 
     def _tell_incumbent(self, attempt: Attempt, finding: Finding) -> None:
-        self._spent.append(attempt.run)
-        standing = self._standing(attempt.experiment)
+        self._spent.append((attempt.run, True))
+        standing = self.lineage.standing(attempt.experiment)
         if finding.measurement is None:
             self._lost += 1
             if not self._is_measured or self._lost >= _MOST_LOST:
@@ -349,14 +367,40 @@ class Loop:
                 raise StudyStuck(_broken(standing.number, finding))
         else:
             self._lost = 0
-            standing.pool.append(finding.measurement.value)
-            self._spread.add(standing.number, finding.measurement.value)
+            if attempt.purpose == "incumbent":
+                standing.pool.append(Sample(attempt.run, attempt.seed, finding.measurement.value))
+                self.noise.add(standing.number, finding.measurement.value)
             self._costs += [finding.run.cost] if not self._is_measured else []
         if not self._is_measured:
             self._finish_baseline()
             return
+        self._watch(standing)
         for race in [race for race in self._races.values() if race.parent is standing and not self._is_awaited(race)]:
             self._judge(race)
+
+    def _watch(self, standing: Standing) -> None:
+        """Raise the alarm where an incumbent's runs drift; take out one that turns out to ignore its seed."""
+        if len(self.noise.window(standing.pool)) < len(standing.pool):
+            key = f"{standing.number}:{len(standing.pool)}"
+            self._write(Event("drifted", key, {"values": standing.values}, standing.number))
+        if standing is self._best and standing.number != BASELINE:
+            self._flush()
+            values = [value for *_, value in self.ledger.samples(standing.number, "candidate", "incumbent")]
+            if self._ignores_seed(values):
+                self._take_out(standing, f"it comes to {values[0]:g} under every seed, where others vary")
+
+    def _ignores_seed(self, values: Sequence[float]) -> bool:
+        start = self.lineage.start.values
+        return len(set(start)) == len(start) and repeats_exactly(values, self.sigma or 0.0)
+
+    def _take_out(self, standing: Standing, reason: str) -> None:
+        """The incumbent leaves the branch: what it grew from stands again."""
+        parent = self.lineage.standing(self.ledger.experiment(standing.number).parent or BASELINE)
+        words: dict[str, Any] = {"reason": f"reverted: {reason}", "pool": [sample.run for sample in parent.pool]}
+        words |= {"value": fmean(parent.values) if parent.pool else None, "grade": "E1"}
+        experiment = self.lineage.take_out([standing.number], parent.texts, Status.REVERTED, words, self._take_number())
+        self._remember(experiment)
+        self._best = self.lineage.standing(experiment.id)
 
     def _is_awaited(self, race: Race) -> bool:
         return any(a.purpose == "candidate" and a.asked_by == race.number for a in self._under_way())
@@ -364,7 +408,11 @@ class Loop:
     def _tell_candidate(self, race: Race, finding: Finding) -> None:
         race.seconds += finding.run.cost.seconds
         if finding.measurement is not None:
-            race.values.append(finding.measurement.value)
+            race.samples.append(Sample(finding.run.id, finding.attempt.seed, finding.measurement.value))
+            if self._ignores_seed(race.values):
+                words = f"it ignores its seed: {race.values[0]:g} under {len(race.samples)} of them, where others vary"
+                self._close(race, Status.INVALID, Decision("discard", None, None, None, None, words))
+                return
             self._judge(race)
             return
         run = finding.run
@@ -372,7 +420,18 @@ class Loop:
         self._close(race, status, Decision("discard", None, None, None, None, finding.invalid or _failure(finding)))
 
     def _judge(self, race: Race) -> None:
-        decision = self.policy.decide(self._evidence(race))
+        decision = self.policy.decide(
+            self.noise.evidence(
+                race.samples,
+                race.parent.pool,
+                race.pairs(),
+                recent_gains=tuple(self._gains),
+                proposals=race.number - 1,
+                refreshed=race.is_refreshed,
+                complexity=race.complexity - race.parent.complexity,
+                loss_left=(self.sigma or 0.0) - self._lost_to_simplicity,
+            )
+        )
         if decision.verdict == "more":
             assert decision.side is not None
             if race.values:
@@ -386,17 +445,6 @@ class Loop:
             self._close(race, Status.KEPT, decision)
         else:
             self._merge(race, decision)
-
-    def _evidence(self, race: Race) -> Evidence:
-        return Evidence(
-            candidate=race.values,
-            incumbent=race.parent.pool,
-            sigma=self.sigma or 0.0,
-            recent_gains=tuple(self._gains),
-            lower_is_better=self.task.metric.direction == "lower",
-            proposals=race.number - 1,
-            refreshed=race.is_refreshed,
-        )
 
     def _merge(self, race: Race, decision: Decision) -> None:
         """A win over an incumbent that has been replaced meanwhile is put onto the new one and raced there."""
@@ -428,22 +476,19 @@ class Loop:
         kept = status is Status.KEPT
         said = {name: getattr(decision, name) for name in ("gain", "stderr", "z", "reason")}
         said |= {"value": fmean(race.values) if race.values else None, "grade": _grade(race) if race.values else None}
-        pool = self.policy.successor(race.values) if kept else None
-        self._write(Event("decided", str(race.number), {"status": status, "pool": pool, **said}, race.number))
+        more: dict[str, Any] = {"pool": _successors(race, self.policy) if kept else None}
+        if pairs := race.pairs():
+            more["paired"] = self.noise.close(race.number, pairs)
+        self._write(Event("decided", str(race.number), {"status": status, **more, **said}, race.number))
         experiment = race.experiment(status, **said)
         self._remember(experiment)
         if not kept:
-            self._spent += [f"{race.number}-{n}" for n in range(1, race.runs + 1)]
+            self._spent += [(f"{race.number}-{n}", False) for n in range(1, race.runs + 1)]
         else:
             self._flush()
-            self._commit(experiment, race.parent, race.proposal.files)
-            self._best = self._standing(race.number)
+            self.lineage.commit(experiment, race.proposal.files)
+            self._best = self.lineage.standing(race.number)
             self._forget()
-
-    def _commit(self, experiment: Experiment, parent: Standing, files: Files) -> None:
-        message = commit_message(experiment, self.task.metric.name)
-        commit = self.repository.keep(self.branch, parent=parent.commit, files=files, message=message)
-        self.ledger.append(Event("committed", str(experiment.id), {"commit": commit}, experiment.id))
 
     def _remember(self, experiment: Experiment) -> None:
         """What a finished experiment teaches: the proposers, the bandit, and how rich the vein is."""
@@ -454,8 +499,10 @@ class Loop:
         for name in self._proposers:
             self._teach(name, experiment)
         self._failures = self._failures + 1 if experiment.status.is_failure else 0
-        if experiment.status is not Status.REJECTED:
-            self._gains.append((experiment.gain or 0.0) if experiment.status is Status.KEPT else 0.0)
+        if experiment.status is not Status.REJECTED and experiment.proposer != LAB:
+            gain = (experiment.gain or 0.0) if experiment.status is Status.KEPT else 0.0
+            self._gains.append(gain)
+            self._lost_to_simplicity += max(0.0, -gain)
         if self._failures >= FAILURES_IN_A_ROW:
             self.reason = f"{self._failures} failures in a row; the last: {experiment.reason}"
 
@@ -476,11 +523,9 @@ class Loop:
             if not experiment.status.is_open:
                 self._remember(experiment)
         self.reason, self._opened, self._failures = None, 0, 0
-        for number, value in self.ledger.repeats():
-            self._spread.add(number, value)
-        self._best = self._standing(BASELINE)
+        self._best = self.lineage.repair()
         self._costs = [_cost(run) for run in self.ledger.runs(BASELINE) if run["value"] is not None]
-        self._repair()
+        self._write(Event("began", str(self.ledger.count("began")), {"slots": self.slots.count}))
         self._resume()
 
     def _open_baseline(self) -> None:
@@ -491,42 +536,39 @@ class Loop:
         self.ledger.append(Event("proposed", "0", body, BASELINE), committed)
 
     def _finish_baseline(self) -> None:
-        """Once the baseline has its runs: noise, limits, and the first incumbent."""
-        base, runs = self._standing(BASELINE), self.policy.baseline_runs
+        """Once the baseline has its runs: noise, limits, and the first incumbent.
+
+        One more run under the first seed tells what sharing seeds is worth; a policy that runs it once asks for none.
+        """
+        base, runs = self.lineage.start, self.policy.baseline_runs
         while base.runs < runs:
             base.runs += 1
-            run = f"{BASELINE}-{base.runs}"
-            self._queue.append(Attempt(run, BASELINE, "incumbent", derived_seed(self.seed, run), BASELINE))
-        if len(base.pool) < runs:
+            self._queue.append(self._start_run(f"{BASELINE}-{base.runs}", "incumbent"))
+            if base.runs == 1 < runs:
+                self._queue.append(self._start_run(_REPEAT, "repeat"))
+        if len(base.pool) < runs or any(attempt.purpose == "repeat" for attempt in self._under_way()):
             return
+        self._flush()
+        self.noise.learn_start(self.ledger)
         self.slots.set_baseline(self._costs[:runs])
         if self.ledger.experiment(BASELINE).status.is_open:
-            value, reason = fmean(base.pool), f"the start; one run varies by {self.sigma or 0:.3g}"
+            value, reason = fmean(base.values), f"the start; one run varies by {self.sigma or 0:.3g}"
             body: dict[str, Any] = {"status": Status.KEPT, "value": value, "reason": reason, "grade": "E1", "pool": []}
             self._write(Event("decided", "0", body, BASELINE))
+            self._write(Event("measured", "0", self.noise.power(self.ledger), BASELINE))
             self._flush()
         self._is_measured = True
 
-    def _repair(self) -> None:
-        """Make the branch what the ledger says: finish a keep whose commit was interrupted, mend a moved branch."""
-        incumbent = self.ledger.incumbent() or self.ledger.experiment(BASELINE)
-        tip = self.repository.commit(f"refs/heads/{self.branch}")
-        if incumbent.commit is None and tip and self.repository.trailer(tip) == str(incumbent.id):
-            self.ledger.append(Event("committed", str(incumbent.id), {"commit": tip}, incumbent.id))
-        elif incumbent.commit is None:
-            parent = self._standing(incumbent.parent or BASELINE)
-            self._commit(incumbent, parent, patched(parent.texts, incumbent.diff) or {})
-        elif tip != incumbent.commit:
-            self.repository.start_branch(self.branch, incumbent.commit)
-        self._best = self._standing(incumbent.id)
+    def _start_run(self, run: str, purpose: Purpose) -> Attempt:
+        seed = derived_seed(self.seed, f"{BASELINE}-1" if purpose == "repeat" else run)
+        return Attempt(run, BASELINE, purpose, seed, BASELINE)
 
     def _resume(self) -> None:
         """Take up every run of which no end is known, and every experiment that is owed a decision."""
         for lost in self.ledger.unfinished():
             attempt = Attempt(**lost)
-            if attempt.purpose != "audit":
-                self._adopting.add(attempt.run)
-                self._queue.append(attempt)
+            self._adopting.add(attempt.run)
+            self._queue.append(attempt)
         self._finish_baseline()
         for experiment in self.ledger.open_experiments():
             if experiment.id != BASELINE:
@@ -536,32 +578,22 @@ class Loop:
                 self._judge(race)
 
     def _reopened(self, experiment: Experiment) -> Race:
-        parent = self._standing(experiment.parent or BASELINE)
+        parent = self.lineage.standing(experiment.parent or BASELINE)
         files = patched(parent.texts, experiment.diff) or {}
         proposal = Proposal(experiment.hypothesis, files, experiment.facts)
         tree = parent.tree.changed(files)
-        race = Race(experiment.id, parent, proposal, experiment.proposer, tree, experiment.diff)
-        race.values = self.ledger.values(experiment.id, "candidate")
+        more = complexity(self.lineage.start.texts, {**parent.texts, **files})
+        race = Race(experiment.id, parent, proposal, experiment.proposer, tree, experiment.diff, more)
+        race.samples = [Sample(*row) for row in self.ledger.samples(experiment.id, "candidate")]
         race.runs, race.seconds = len(self.ledger.runs(experiment.id)), experiment.seconds
         race.is_refreshed = self.ledger.has_refreshed(experiment.id)
         race.is_rebased = self.ledger.find("rebased", experiment.id) is not None
         return race
 
-    def _standing(self, number: int) -> Standing:
-        if number not in self._standings:
-            experiment = self.ledger.experiment(number)
-            tree = self.repository.tree(str(experiment.commit))
-            read = {path: self.repository.text(tree, path) for path in tree.entries if self.task.is_editable(path)}
-            texts = {path: text for path, text in read.items() if text is not None}
-            pool, runs = self.ledger.pool(number), len(self.ledger.runs(number))
-            self._standings[number] = Standing(number, str(experiment.commit), tree, texts, pool, runs)
-        return self._standings[number]
-
     def _forget(self) -> None:
         """Let go of kept experiments that nothing is raced against any more."""
-        needed = {BASELINE, self._best.number, *(race.parent.number for race in self._races.values())}
-        needed |= {attempt.experiment for attempt in self._under_way() if attempt.purpose == "incumbent"}
-        self._standings = {number: one for number, one in self._standings.items() if number in needed}
+        needed = {self._best.number, *(race.parent.number for race in self._races.values())}
+        self.lineage.forget(needed | {one.experiment for one in self._under_way() if one.purpose == "incumbent"})
 
     # Stopping and obeying
 
@@ -589,8 +621,8 @@ class Loop:
             return f"{stop.experiments} experiments"
         if stop.seconds is not None and self._clock() - self._began >= stop.seconds:
             return f"{stop.seconds:g} seconds"
-        pool, direction = self._best.pool, self.task.metric.direction
-        if stop.target is not None and pool and improvement(direction, fmean(pool), stop.target) >= 0:
+        values, direction = self._best.values, self.task.metric.direction
+        if stop.target is not None and values and improvement(direction, fmean(values), stop.target) >= 0:
             return f"target {stop.target:g} reached"
         return None
 
@@ -598,8 +630,8 @@ class Loop:
 
     @property
     def sigma(self) -> float | None:
-        """The standard deviation of one run, from the repeats of incumbents; None before two of one tree."""
-        return self._spread.sigma
+        """The standard deviation of one run; None before it is known."""
+        return self.noise.sigma
 
     def _write(self, event: Event) -> None:
         self._unwritten.append(event)
@@ -610,23 +642,8 @@ class Loop:
             self.ledger.append(*self._unwritten)
             self._unwritten.clear()
         while self._spent:
-            self.slots.clear(self._spent.pop())
-
-
-def commit_message(experiment: Experiment, metric: str) -> str:
-    """The evidence, as the message of the commit that keeps it; a hypothesis is one line and cannot forge a trailer."""
-    subject = experiment.hypothesis if len(experiment.hypothesis) <= 70 else experiment.hypothesis[:67] + "..."
-    noise = f" +- {experiment.stderr:.3g}" if experiment.stderr else ""
-    lines = [
-        subject,
-        "",
-        f"{metric} {experiment.value:.6g}, gain {experiment.gain:.4g}{noise} over experiment {experiment.parent}.",
-        f"Kept: {experiment.reason}. Grade {experiment.grade}, {experiment.runs} runs.",
-        "",
-        f"{TRAILER}: {experiment.id}",
-        f"Proposer: {experiment.proposer}",
-    ]
-    return "\n".join(lines) + "\n"
+            run, is_kept = self._spent.pop()
+            self.slots.clear(run, keep_examples=is_kept)
 
 
 def one_line(text: str) -> str:
@@ -636,6 +653,17 @@ def one_line(text: str) -> str:
 
 def _grade(race: Race) -> Grade:
     return "E2" if len(race.values) > 1 and len(race.parent.pool) > 1 else "E1"
+
+
+def _successors(race: Race, policy: Policy) -> list[str]:
+    """The runs that the new incumbent starts with, the latest first where several came to one value."""
+    left = race.samples[::-1]
+    chosen = []
+    for value in policy.successor(race.values):
+        sample = next(sample for sample in left if sample.value == value)
+        left.remove(sample)
+        chosen.append(sample.run)
+    return chosen
 
 
 def _failure(finding: Finding) -> str:

@@ -10,6 +10,9 @@ from pathlib import Path
 from statistics import median
 from typing import Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nightlab.errors import BadTask, Invalid, StudyStuck
 from nightlab.evaluator import Evaluator, command_line
 from nightlab.executor import Executor
@@ -17,8 +20,9 @@ from nightlab.task import Task
 from nightlab.values import Cost, Files, Job, Limits, Measurement, Outcome, Run, derived_seed
 from nightlab.workspace import Checkout, Repository, Tree, free_bytes, remove
 
-Purpose = Literal["candidate", "incumbent", "audit"]
+Purpose = Literal["candidate", "incumbent", "repeat", "audit", "prune", "transfer"]
 _LEAST_FREE = 100 * 1024 * 1024
+_MEASURED = "measured"
 _SLACK = 0.2  # seconds: what an interpreter's start varies by
 
 
@@ -71,7 +75,11 @@ class Slots(Protocol):
         """Take the limits of later runs from what the baseline used."""
         ...
 
-    def clear(self, run: str) -> None:
+    def examples(self, run: str) -> NDArray[np.float64] | None:
+        """What each example came to in a run; None where nobody can tell."""
+        ...
+
+    def clear(self, run: str, *, keep_examples: bool = False) -> None:
         """Take away what a run worked on and made; its log and result stay."""
         ...
 
@@ -165,6 +173,7 @@ class Runner:
         # Drawn from the run's seed, which the code never sees in this form; the two sides of an audit share it.
         seed = derived_seed(self.seed, "evaluate", attempt.seed)
         measurement = self.evaluator.evaluate(run, job, seed=seed)
+        self._keep_examples(run, measurement)
         sealed = self.evaluator.evaluate(run, job, seed=seed, part="sealed") if attempt.purpose == "audit" else None
         return Finding(attempt, run, measurement, sealed, tail=tail)
 
@@ -198,11 +207,30 @@ class Runner:
             mounts=mounts(self.task, self.repository.root, tree),
         )
 
-    def clear(self, run: str) -> None:
+    def _keep_examples(self, run: Run, measurement: Measurement) -> None:
+        """Durably, before the run counts as measured: a resumed study compares the same examples."""
+        if measurement.per_example is None:
+            return
+        path = run.folder / _MEASURED / "per_example.npy"
+        path.parent.mkdir(exist_ok=True)
+        with path.open("wb") as file:
+            np.save(file, np.asarray(measurement.per_example))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def examples(self, run: str) -> NDArray[np.float64] | None:
+        """What each example came to in a run; None where nobody can tell."""
+        try:
+            found: NDArray[np.float64] = np.load(self.home / "runs" / run / _MEASURED / "per_example.npy")
+        except FileNotFoundError:
+            return None
+        return found
+
+    def clear(self, run: str, *, keep_examples: bool = False) -> None:
         """Take away what a run worked on and made; its log and result stay."""
         folder = self.home / "runs" / run
         for item in folder.iterdir() if folder.is_dir() else ():
-            if item.is_dir() and not item.is_symlink():
+            if item.is_dir() and not item.is_symlink() and not (keep_examples and item.name == _MEASURED):
                 remove(item)
 
     def kill(self) -> None:

@@ -199,6 +199,9 @@ class Experiment:
     tree: str = ""
     diff: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
+    complexity: float = 0.0
+    """How much more there is to read in its tree than at the start, in units of about one line."""
+    peak_mb: float | None = None
 
 
 def improvement(direction: Direction, candidate: float, incumbent: float) -> float:

@@ -42,7 +42,7 @@ def fill(ledger: Ledger) -> None:
     ledger.append(
         proposed(0, parent=None), *ran(0, 1.0, purpose="incumbent"), decided(0, Status.KEPT, value=1.0, pool=[])
     )
-    ledger.append(proposed(1), *ran(1, 0.9), decided(1, Status.KEPT, value=0.9, gain=0.1, pool=[0.9]))
+    ledger.append(proposed(1), *ran(1, 0.9), decided(1, Status.KEPT, value=0.9, gain=0.1, pool=["1-1"]))
     ledger.append(proposed(2), *ran(2, 1.1), decided(2, Status.DISCARDED, value=1.1, gain=-0.2))
     ledger.append(proposed(3))
 
@@ -57,8 +57,8 @@ def test_state_is_a_reading_of_the_events(ledger: Ledger) -> None:
     assert [one.id for one in ledger.open_experiments()] == [3]
     assert [one.id for one in ledger.lineage(2)] == [0, 2]
     assert ledger.recent_gains(20) == [0.1, 0.0]
-    assert ledger.pool(0) == [1.0]
-    assert ledger.pool(1) == [0.9]
+    assert ledger.pool(0) == [("0-1", 1, 1.0)]
+    assert ledger.pool(1) == [("1-1", 1, 0.9)]
     assert ledger.was_tried("tree2") == 2
     assert ledger.was_tried("another") is None
     assert ledger.next_number() == 4

@@ -45,7 +45,10 @@ class InstantSlots:
     def set_baseline(self, costs: list[Cost]) -> None:
         """Nothing to limit."""
 
-    def clear(self, run: str) -> None:
+    def examples(self, run: str) -> None:
+        """There are none."""
+
+    def clear(self, run: str, *, keep_examples: bool = False) -> None:
         """Nothing was made."""
 
     def kill(self) -> None:

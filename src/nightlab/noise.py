@@ -1,0 +1,123 @@
+"""The noise: what one run varies by, and what shared seeds and shared examples tell of a difference, as a study learns.
+
+It is made anew from the ledger whenever a study is taken up, and then says what it would have said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import sqrt
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nightlab.decide import Evidence
+from nightlab.ledger import Ledger
+from nightlab.lineage import BASELINE, Sample
+from nightlab.stats import Pairing, Spread, good_for, has_drifted, visible_gain
+from nightlab.values import Direction, improvement
+
+Examples = Callable[[str], NDArray[np.float64] | None]
+"""The value of each example in a run, where they are known."""
+_WINDOW = 4
+
+
+class Noise:
+    """What a study knows of its noise."""
+
+    def __init__(self, ledger: Ledger, direction: Direction, examples: Examples) -> None:
+        self._direction, self._examples = direction, examples
+        self._spread, self._pairing = Spread(), Pairing()
+        self._has_one_set = False
+        for number, value in ledger.repeats():
+            self._spread.add(number, value)
+        for number, gain in ledger.shared_gains():
+            self._pairing.add(number, gain)
+        self.learn_start(ledger)
+
+    def learn_start(self, ledger: Ledger) -> None:
+        """What the baseline's runs say: the one that repeats a seed, and whether all were asked the same examples."""
+        samples = ledger.samples(BASELINE, "incumbent")
+        again = {seed: value for _, seed, value in ledger.samples(BASELINE, "repeat")}
+        for _, seed, value in samples:
+            if seed in again:
+                self._pairing.repeat(value, again[seed])
+        asked = {(ledger.find("ran", run) or {}).get("examples") for run, _, _ in samples}
+        self._has_one_set = len(samples) > 1 and len(asked) == 1 and not asked & {None, ""}
+
+    @property
+    def sigma(self) -> float | None:
+        """The standard deviation of one run, from the repeats of incumbents; None before two of one tree."""
+        return self._spread.sigma
+
+    @property
+    def shares_seeds(self) -> bool:
+        """Whether both sides of a race should run under the same seeds."""
+        return self._pairing.sigma(self.sigma or 0.0) is not None
+
+    def add(self, number: int, value: float) -> None:
+        """Take in one more run of an incumbent."""
+        self._spread.add(number, value)
+
+    def close(self, number: int, pairs: Sequence[tuple[Sample, Sample]]) -> list[float]:
+        """Take in the pairs that decided an experiment, and return their gains."""
+        gains = [improvement(self._direction, mine.value, other.value) for mine, other in pairs]
+        for gain in gains:
+            self._pairing.add(number, gain)
+        return gains
+
+    def evidence(
+        self, mine: Sequence[Sample], pool: Sequence[Sample], pairs: Sequence[tuple[Sample, Sample]], **more: Any
+    ) -> Evidence:
+        """What a policy is told: in pairs where that is sharper, the incumbent's last runs alone where they drift."""
+        known = self.window(pool)
+        shared, sigma = self._pairing.sigma(self.sigma or 0.0), self.sigma or 0.0
+        plain = sigma * sqrt(1 / max(len(mine), 1) + 1 / max(len(known), 1))
+        is_sharper = bool(pairs) and shared is not None and shared / sqrt(len(pairs)) < plain
+        return Evidence(
+            candidate=[sample.value for sample in mine],
+            incumbent=[sample.value for sample in known],
+            sigma=sigma,
+            lower_is_better=self._direction == "lower",
+            paired=[(mine.value, other.value) for mine, other in pairs] if is_sharper else (),
+            paired_sigma=shared if is_sharper else None,
+            per_example_stderr=self._example_stderr(mine, known),
+            **more,
+        )
+
+    def window(self, pool: Sequence[Sample]) -> Sequence[Sample]:
+        """The runs of an incumbent to compare with: all, or the last four where they drift in time."""
+        return pool[-_WINDOW:] if has_drifted([sample.value for sample in pool], last=_WINDOW) else pool
+
+    def _example_stderr(self, mine: Sequence[Sample], pool: Sequence[Sample]) -> float | None:
+        """What the gain varies by from one finite set of examples to another. Where each run is asked new ones, that is
+        part of sigma already."""
+        if not self._has_one_set or not mine or not pool:
+            return None
+        one, other = self._examples(mine[-1].run), self._examples(pool[-1].run)
+        if one is None or other is None or one.shape != other.shape:
+            return None
+        return float((one - other).std(ddof=1) / sqrt(len(one)))
+
+    def power(self, ledger: Ledger) -> dict[str, Any]:
+        """What the start of a study promises: the gain that can be seen, and what the validation set is good for."""
+        sigma = self.sigma or 0.0
+        shared = self._pairing.sigma(sigma)
+        gain = visible_gain(sigma if shared is None else shared / sqrt(2))
+        found = [self._examples(run) for run, _, _ in ledger.samples(BASELINE, "incumbent")]
+        each = [examples for examples in found if examples is not None]
+        count, decisions = 0, None
+        if len(each) > 1 and gain:
+            is_one = self._has_one_set and each[0].shape == each[1].shape
+            noise = (each[0] - each[1]).std() if is_one else fmean(one.std() for one in each)
+            count = len(each[0]) if is_one else sum(map(len, each))
+            decisions = good_for(gain, float(noise), count)
+        return {
+            "sigma": sigma,
+            "correlation": self._pairing.correlation(sigma),
+            "visible_gain": gain,
+            "examples": count,
+            "good_for": decisions,
+        }
