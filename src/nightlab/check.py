@@ -37,7 +37,7 @@ def check(place: Place, *, runs: int, slots: int) -> dict[str, Any]:
 
 
 def _what_was_checked(study: Study, sigma: float) -> dict[str, Any]:
-    found = [run for run in study.ledger.runs(0) if run["value"] is not None]
+    found = [run for run in study.ledger.runs(0) if run["purpose"] == "incumbent" and run["value"] is not None]
     each = median(run["seconds"] for run in found)
     return {
         "metric": study.task.metric.name,

@@ -8,8 +8,8 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,8 +107,6 @@ def demo(
     stop = Stop(experiments=experiments, seconds=seconds(for_))
     with _opened("main", seed=seed, workers=workers) as study:
         _search(study, "tuner", stop, is_quiet=as_json)
-        say("Auditing: the result against the start, on fresh seeds and sealed data.")
-        study.audit()
     if as_json:
         _print_json(_status("main"))
         return
@@ -117,7 +115,7 @@ def demo(
         print(f"The picture: {folder}/.nightlab/progress.svg")
     print(f"Look around: cd {folder}; nightlab log; nightlab best; nightlab diff; git log nightlab/main")
     _report("main")
-    found = _status("main")["audited"]
+    found = _told("main")["audited"]
     holds = found is not None and found["low"] > 0
     print(
         f"Done: {found['percent']:.1f} % better than the start, and it holds." if holds else "Done: no gain that holds."
@@ -133,6 +131,9 @@ def run(
     target: Annotated[float | None, typer.Option(help="Stop when the metric reaches this.")] = None,
     seed: Annotated[int | None, typer.Option(help="Where all chance comes from (0 unless said at the start).")] = None,
     policy: Annotated[str | None, typer.Option(help="How to decide: race, lean, greedy.")] = None,
+    audit: Annotated[
+        bool, typer.Option("--audit/--no-audit", help="Prune, audit and try larger rungs at checkpoints and the end.")
+    ] = True,
     study: StudyName = "main",
     as_json: Json = False,
 ) -> None:
@@ -143,7 +144,7 @@ def run(
     with _opened(study, seed=seed, policy=policy, workers=workers) as opened:
         if not as_json:
             _say_what_is_left_out(opened)
-        reason = _search(opened, agent, stop, is_quiet=as_json)
+        reason = _search(opened, agent, stop, is_quiet=as_json, looks_back=audit)
     if as_json:
         _print_json(_status(study) | {"stopped": reason})
     else:
@@ -183,10 +184,38 @@ def audit(
 ) -> None:
     """What the incumbent is really worth: against the start, on fresh seeds and sealed data."""
     with _opened(study, workers=workers, must_exist=True) as opened:
-        found = opened.audit(repeats)
+        found = opened.auditor(_speaker(as_json)).audit(repeats)
     if found is None:
-        raise StudyStuck("there is nothing to audit: nothing has been kept yet")
-    _print_json(found.body()) if as_json else _report(study)
+        raise StudyStuck("there is nothing to audit: nothing that was kept stands")
+    _print_json(found) if as_json else _report(study)
+
+
+@app.command()
+def prune(workers: Workers = 1, study: StudyName = "main", as_json: Json = False) -> None:
+    """Which keeps still pay? The others leave the branch by a revert commit, if the whole does not suffer."""
+    with _opened(study, workers=workers, must_exist=True) as opened:
+        found = opened.auditor(_speaker(as_json)).prune()
+    if found is None:
+        raise StudyStuck("there is nothing to prune: nothing that was kept stands")
+    _print_json(found) if as_json else _report(study)
+
+
+@app.command()
+def transfer(
+    rung: Annotated[str | None, typer.Argument(help="A [scale.NAME] of the task; all of them unless said.")] = None,
+    workers: Workers = 1,
+    study: StudyName = "main",
+    as_json: Json = False,
+) -> None:
+    """Does it hold at a larger scale? Incumbent against start at a larger rung of the task."""
+    with _opened(study, workers=workers, must_exist=True) as opened:
+        rungs = [rung] if rung else list(opened.task.scale)
+        if not rungs:
+            raise BadTask("the task has no larger rung; write [scale.NAME] with an amount into nightlab.toml")
+        found = [opened.auditor(_speaker(as_json)).transfer(one) for one in rungs]
+    if found[0] is None:
+        raise StudyStuck("there is nothing to transfer: nothing that was kept stands")
+    _print_json(found) if as_json else _report(study)
 
 
 # ---- looking ----
@@ -209,14 +238,25 @@ def status(study: StudyName = "main", as_json: Json = False) -> None:
     if facts["metric"] is None:
         print("it has not begun yet")
         return
-    print(f"{facts['metric']}: {_number(start['value'])} at the start, {_number(best['value'])} now ({best['grade']})")
+    print(
+        f"{facts['metric']}: {_number(start['value'])} at the start ({start['grade']}), "
+        f"{_number(best['estimate'])} now ({best['grade']})"
+    )
     if facts["audited"]:
-        print(audit_line(facts))
+        from nightlab.report import headline
+
+        print(headline(_told(study)))
     looks = facts["exposure"]
     print(
         f"exposure: {looks['decisions']} decisions on the search's data, the seal opened {looks['seal_opened']} times"
     )
     print(f"spent: {cost['seconds']:.0f} slot seconds, {cost['money']:.2f} USD, {cost['tokens']} tokens")
+
+
+@app.command()
+def report(study: StudyName = "main", as_json: Json = False) -> None:
+    """What came of it: the audited gain first, what it cost, what fell away, what transferred."""
+    _print_json(_told(study)) if as_json else _report(study)
 
 
 @app.command()
@@ -539,15 +579,6 @@ def seconds(text: str) -> float:
     return sum(float(part or 0) * unit for part, unit in zip(parts.groups(), (3600, 60, 1), strict=True))
 
 
-def audit_line(facts: dict[str, Any]) -> str:
-    """The headline: the audited gain with its interval."""
-    found = facts["audited"]
-    percent = "" if found["percent"] is None else f" ({found['percent']:.1f} % of the start)"
-    where = "fresh seeds and sealed data" if found["sealed"] else "fresh seeds"
-    interval = f"95 % interval {found['low']:.4g} to {found['high']:.4g}"
-    return f"audited on {where}: gain {found['gain']:.4g}{percent}, {interval} (E3)"
-
-
 def _place(name: str) -> Place:
     from nightlab.place import find
 
@@ -572,26 +603,47 @@ def _opened(
             study.close()
 
 
-def _search(study: Study, agent: str, stop: Stop, *, is_quiet: bool = False) -> str:
-    """Run the loop with the view beside it and Ctrl-C in hand."""
+def _search(study: Study, agent: str, stop: Stop, *, is_quiet: bool = False, looks_back: bool = True) -> str:
+    """Run the night with the view beside it and Ctrl-C in hand; returns why it stopped."""
     from nightlab import plugins
 
+    say = _speaker(is_quiet)
+    say(f"study {study.place.name}: branch {study.place.branch}, jail: {_jail_words(study)}")
+
+    @contextmanager
+    def watch(loop: Loop) -> Iterator[None]:
+        with _interruptible(loop), nullcontext() if is_quiet else _shown(study, stop):
+            yield
+
+    if looks_back:
+        return study.night(lambda: plugins.proposers(agent), stop, watch, say)
     loop = study.loop(plugins.proposers(agent))
-    if is_quiet:
-        with _interruptible(loop):
-            return loop.run(stop)
+    with watch(loop):
+        reason = loop.run(stop)
+    say(f"stopped: {reason}")
+    return reason
+
+
+@contextmanager
+def _shown(study: Study, stop: Stop) -> Iterator[None]:
     from rich.console import Console
 
     from nightlab.dashboard.terminal import View
-    from nightlab.doctor import jail_in_words
 
     ends: dict[str, Any] = {"experiments": stop.experiments, "seconds": stop.seconds}
     view = View(study.place.ledger, name=study.place.name, console=Console(), slots=study.executor.slots, **ends)
-    print(f"study {study.place.name}: branch {study.place.branch}, jail: {jail_in_words(study.executor.level)}")
-    with _interruptible(loop), view, _mirrored(study):
-        reason = loop.run(stop)
-    print(f"stopped: {reason}")
-    return reason
+    with view, _mirrored(study):
+        yield
+
+
+def _speaker(is_quiet: bool) -> Callable[[str], None]:
+    return (lambda _: None) if is_quiet else print
+
+
+def _jail_words(study: Study) -> str:
+    from nightlab.doctor import jail_in_words
+
+    return jail_in_words(study.executor.level)
 
 
 @contextmanager
@@ -654,23 +706,24 @@ def _status(name: str) -> dict[str, Any]:
         return status(ledger, name=name, is_running=place.holder() is not None)
 
 
+def _told(name: str) -> dict[str, Any]:
+    from nightlab.report import report
+
+    place = _place(name)
+    with closing(place.read()) as ledger:
+        return report(ledger, name=name, is_running=place.holder() is not None)
+
+
 def _report(name: str) -> None:
+    from nightlab.dashboard.terminal import harmless
+    from nightlab.report import lines
+
     facts = _status(name)
-    start, best = facts["baseline"]["value"], facts["incumbent"]["value"]
     print(
         f"\n{facts['experiments']} experiments, {facts['kept']} kept, {facts['discarded']} discarded, "
         f"{facts['crashed']} failed."
     )
-    if facts["audited"]:
-        print(audit_line(facts))
-        validation = facts["audited"]["validation"]
-        print(
-            f"on the search's own data: {validation['percent']:.1f} %, 95 % interval {validation['low']:.4g} to "
-            f"{validation['high']:.4g}"
-        )
-    if start is not None and best is not None:
-        told = "not audited" if not facts["audited"] else "for comparison"
-        print(f"the loop's own claim ({told}): {facts['metric']} {start:.6g} -> {best:.6g}")
+    print("\n".join(map(harmless, lines(_told(name)))))
 
 
 def _picture(name: str, path: Path) -> None:

@@ -14,6 +14,7 @@ from statistics import fmean, stdev
 from typing import Literal, Protocol
 
 from nightlab.errors import BadPlugin
+from nightlab.simplicity import PRICE
 from nightlab.values import Decision, Direction, Side, improvement
 
 
@@ -101,7 +102,7 @@ _FINAL_RUNS = 4
 _MEMORY = 20
 _RICH_ABOVE = 0.1
 _RICH_AT_FIRST = 0.2
-_PRICE, _MOST_LOSS, _BOUND = 0.1, 0.5, 0.84
+_MOST_LOSS, _BOUND = 0.5, 0.84
 
 
 class Race:
@@ -218,7 +219,7 @@ def _priced(won: Decision, evidence: Evidence, *, is_rich: bool) -> Decision:
     not while ideas are plentiful: there a keep is provisional, and the prune has the last word on it."""
     gain, z = won.gain or 0.0, won.z or 0.0
     worth = gain if is_rich else gain * (1 - 1 / max(z * z, 1.0))
-    price = _PRICE * evidence.sigma * evidence.complexity
+    price = PRICE * evidence.sigma * evidence.complexity
     if worth > price:
         return won
     words = f"{won.reason}, but a gain of {worth:.3g} does not pay for {_size(evidence.complexity)} ({price:.3g})"
@@ -229,7 +230,7 @@ def _simplified(lost: Decision, evidence: Evidence) -> Decision:
     """What is simpler is kept though it does not win, where its loss is at most 0.1 sigma a line (80 % bound)."""
     gain, stderr, sigma = lost.gain or 0.0, lost.stderr or 0.0, evidence.sigma
     left = sigma if evidence.loss_left is None else evidence.loss_left
-    most = min(_PRICE * sigma * -evidence.complexity, _MOST_LOSS * sigma, left)
+    most = min(PRICE * sigma * -evidence.complexity, _MOST_LOSS * sigma, left)
     worst, best = -gain + _BOUND * stderr, -gain - _BOUND * stderr
     if worst <= most:
         words = f"{_size(evidence.complexity)}, and loses at most {worst:.3g} where {most:.3g} may be lost"

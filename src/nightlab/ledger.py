@@ -18,6 +18,7 @@ demoted     status (pruned, reverted), reason, by: it was kept, and left the bra
 began       slots, jail: a lab took the study up
 drifted     values: the incumbent's runs drift in time
 measured    sigma, correlation, visible_gain, good_for: what the start of the study says of the task
+opened      seeds: an audit is about to look at what no decision has used
 audited     gain, low, high, and the runs behind them
 pruned      what was tried without which keeps, and what came of it
 transferred rung, ratio, low, high, and the runs behind them
@@ -336,7 +337,7 @@ class Ledger:
     def exposure(self) -> dict[str, int]:
         """How often the study's data were looked at: decisions made on the validation set, openings of the seal."""
         decisions = "SELECT count(*) FROM experiments WHERE id > 0 AND decided IS NOT NULL AND value IS NOT NULL"
-        return {"decisions": self._db.execute(decisions).fetchone()[0], "seal_opened": self.count("audited")}
+        return {"decisions": self._db.execute(decisions).fetchone()[0], "seal_opened": self.count("opened")}
 
     def peaks(self) -> dict[int, float]:
         """Peak megabytes per experiment, where they are known."""
@@ -349,7 +350,10 @@ class Ledger:
             "SELECT coalesce(sum(money), 0), coalesce(sum(tokens), 0), "
             "coalesce(sum(CASE runs WHEN 0 THEN seconds ELSE 0 END), 0) FROM experiments"
         ).fetchone()
-        audits = "SELECT coalesce(sum(json_extract(body, '$.seconds')), 0) FROM events WHERE kind = 'audited'"
+        audits = (
+            "SELECT coalesce(sum(json_extract(body, '$.seconds')), 0) FROM events "
+            "WHERE kind IN ('audited', 'pruned', 'transferred')"
+        )
         seconds += imported + self._db.execute(audits).fetchone()[0]
         return {"seconds": seconds, "money": money, "tokens": tokens}
 

@@ -47,6 +47,7 @@ from nightlab.values import (
 from nightlab.workspace import Repository, Tree, difference, is_plain, merged, patched
 
 FAILURES_IN_A_ROW = 20
+CHECKPOINT = "checkpoint"
 _MEMORY = 200
 _TICK = 0.25
 _MOST_LOST = 3
@@ -56,11 +57,20 @@ _REPEAT = "0-repeat"
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """When to end by itself: so many new experiments, so many seconds, a metric value reached; None: never."""
+    """When to end by itself: so many new experiments or seconds, a metric value, so many runs; None: never."""
 
     experiments: int | None = None
     seconds: float | None = None
     target: float | None = None
+    runs: int | None = None
+
+    def after(self, experiments: int, seconds: float) -> Stop:
+        """What is left of it once so much of it has passed."""
+        return Stop(
+            None if self.experiments is None else max(0, self.experiments - experiments),
+            None if self.seconds is None else max(0.0, self.seconds - seconds),
+            self.target,
+        )
 
 
 @dataclass(slots=True)
@@ -130,7 +140,7 @@ class Loop:
         self.lineage = Lineage(task=task, ledger=ledger, repository=repository, branch=branch)
         self.seed = seed
         self.reason: str | None = None
-        self.is_paused = False
+        self.is_paused = self.is_asked_to_stop = False
         self._proposers = {proposer.name: proposer for proposer in proposers}
         self._bandit = Bandit(list(self._proposers))
         self._ideas, self._instructions, self._clock = ideas or {}, instructions, clock
@@ -144,7 +154,7 @@ class Loop:
         self._gains: deque[float] = deque(maxlen=20)
         self.noise = Noise(ledger, task.metric.direction, slots.examples)
         self._costs: list[Cost] = []
-        self._opened = self._failures = self._lost = self._next = 0
+        self.opened = self._failures = self._lost = self._next = self._ran = 0
         self._lost_to_simplicity = 0.0
         self._stop, self._began = Stop(), clock()
         self.is_killed = self._is_measured = False
@@ -260,7 +270,7 @@ class Loop:
         more = complexity(self.lineage.start.texts, {**self._best.texts, **proposal.files})
         race = Race(self._take_number(), self._best, proposal, name, tree, words["diff"], more)
         self._races[race.number] = race
-        self._opened += 1
+        self.opened += 1
         body = words | {"tree": tree.id, "expected": proposal.expected, "complexity": more}
         body |= {"money": proposal.cost.money, "tokens": proposal.cost.tokens}
         self._write(Event("proposed", str(race.number), body, race.number))
@@ -346,6 +356,7 @@ class Loop:
             "peak_mb": cost.peak_mb,
         }
         self._write(Event("ran", attempt.run, body, attempt.experiment))
+        self._ran += 1
 
     def _lose(self, attempt: Attempt, finding: Finding) -> None:
         """A run was ended by the lab, or with it: that says nothing about the patch, so it is run again."""
@@ -522,10 +533,9 @@ class Loop:
         for experiment in self.ledger.experiments():
             if not experiment.status.is_open:
                 self._remember(experiment)
-        self.reason, self._opened, self._failures = None, 0, 0
+        self.reason, self.opened, self._failures = None, 0, 0
         self._best = self.lineage.repair()
         self._costs = [_cost(run) for run in self.ledger.runs(BASELINE) if run["value"] is not None]
-        self._write(Event("began", str(self.ledger.count("began")), {"slots": self.slots.count}))
         self._resume()
 
     def _open_baseline(self) -> None:
@@ -600,6 +610,7 @@ class Loop:
     def stop(self, reason: str = "asked to stop") -> None:
         """Start nothing new; what runs is finished and judged."""
         self.reason = self.reason or reason
+        self.is_asked_to_stop = True
 
     def kill(self, reason: str = "asked to stop now") -> None:
         """Stop, and end what runs; it is run again when the study goes on."""
@@ -617,10 +628,12 @@ class Loop:
 
     def _why_stop(self) -> str | None:
         stop = self._stop
-        if stop.experiments is not None and self._opened >= stop.experiments:
+        if stop.experiments is not None and self.opened >= stop.experiments:
             return f"{stop.experiments} experiments"
         if stop.seconds is not None and self._clock() - self._began >= stop.seconds:
             return f"{stop.seconds:g} seconds"
+        if stop.runs is not None and self._ran >= stop.runs:
+            return CHECKPOINT
         values, direction = self._best.values, self.task.metric.direction
         if stop.target is not None and values and improvement(direction, fmean(values), stop.target) >= 0:
             return f"target {stop.target:g} reached"

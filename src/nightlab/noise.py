@@ -57,6 +57,12 @@ class Noise:
         """Whether both sides of a race should run under the same seeds."""
         return self._pairing.sigma(self.sigma or 0.0) is not None
 
+    @property
+    def scale(self) -> float:
+        """What one run varies by once what its seed explains is taken off, where seeds are shared."""
+        shared = self._pairing.sigma(self.sigma or 0.0)
+        return (self.sigma or 0.0) if shared is None else shared / sqrt(2)
+
     def add(self, number: int, value: float) -> None:
         """Take in one more run of an incumbent."""
         self._spread.add(number, value)
@@ -104,8 +110,7 @@ class Noise:
     def power(self, ledger: Ledger) -> dict[str, Any]:
         """What the start of a study promises: the gain that can be seen, and what the validation set is good for."""
         sigma = self.sigma or 0.0
-        shared = self._pairing.sigma(sigma)
-        gain = visible_gain(sigma if shared is None else shared / sqrt(2))
+        gain = visible_gain(self.scale)
         found = [self._examples(run) for run, _, _ in ledger.samples(BASELINE, "incumbent")]
         each = [examples for examples in found if examples is not None]
         count, decisions = 0, None

@@ -21,7 +21,8 @@ many more, as three against three refuse a harmless drop by chance a quarter of 
 _OFF = 0.25
 _FEWEST = 8
 _PRIOR_GAIN, _PRIOR_SD = 1.0, 1.5
-_WORTH, _LOSS = 0.2, 0.5
+WORTH, _LOSS = 0.2, 0.5
+"""In sigma: what a keep has to bring to stay, and what the pruned whole may lose."""
 
 
 def runs_needed(keeps: int) -> int:
@@ -36,21 +37,31 @@ def design(keeps: int, runs: int, rng: np.random.Generator) -> NDArray[np.bool_]
 
 
 def estimate(
-    matrix: NDArray[np.bool_], values: Sequence[float], sigma: float, direction: Direction
+    matrix: NDArray[np.bool_],
+    values: Sequence[float],
+    sigma: float,
+    direction: Direction,
+    *,
+    blocks: Sequence[int] | None = None,
 ) -> tuple[list[float], list[float]]:
-    """Every keep's gain and its standard error: Bayesian ridge, each gain about 1 sigma beforehand (sd 1.5 sigma)."""
+    """Every keep's gain and its standard error: Bayesian ridge, each gain about 1 sigma beforehand (sd 1.5 sigma).
+
+    Runs of one block share a seed, and with it what the seed adds to all of them.
+    """
     runs, keeps = matrix.shape
     gains = np.array([improvement(direction, value, values[0]) for value in values]) / sigma
-    columns = np.column_stack([np.ones(runs), matrix])
-    weight = np.array([0.0, *[_PRIOR_SD**-2] * keeps])
+    seeds = np.equal.outer(blocks or [0] * runs, sorted(set(blocks or [0])))
+    columns = np.column_stack([seeds, matrix]).astype(float)
+    weight = np.array([*[1e-9] * seeds.shape[1], *[_PRIOR_SD**-2] * keeps])
     covariance = np.linalg.inv(columns.T @ columns + np.diag(weight))
     means = covariance @ (columns.T @ gains + weight * _PRIOR_GAIN)
-    return list(map(float, sigma * means[1:])), list(map(float, sigma * np.sqrt(np.diag(covariance))[1:]))
+    effects = slice(seeds.shape[1], None)
+    return list(map(float, sigma * means[effects])), list(map(float, sigma * np.sqrt(np.diag(covariance))[effects]))
 
 
 def to_drop(means: Sequence[float], sigma: float) -> list[int]:
     """The keeps that are worth less than 0.2 sigma, by their place."""
-    return [place for place, mean in enumerate(means) if mean < _WORTH * sigma]
+    return [place for place, mean in enumerate(means) if mean < WORTH * sigma]
 
 
 def is_accepted(pruned: Sequence[float], full: Sequence[float], sigma: float, direction: Direction) -> bool:

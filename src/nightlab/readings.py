@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from nightlab.ledger import Ledger
+from nightlab.simplicity import dominating
 from nightlab.values import Experiment, Status
 
 _LOST = (Status.DISCARDED, Status.SHELVED, Status.PRUNED, Status.REVERTED)
@@ -29,12 +30,42 @@ def status(ledger: Ledger, *, name: str, is_running: bool) -> dict[str, Any]:
         "level": study.get("level"),
         "policy": study.get("policy"),
         "jail": study.get("jail"),
-        "baseline": _standing(start, "value", "commit"),
-        "incumbent": _standing(best, "value", "commit", "grade", "id"),
+        "baseline": _standing(start, "value", "commit", "grade"),
+        "incumbent": _standing(best, "value", "commit", "grade", "id") | {"estimate": estimate(ledger, best)},
+        "noise": noise(ledger),
         "audited": dict(audited.body) if audited else None,
         "exposure": ledger.exposure(),
         "cost": ledger.spent(),
     }
+
+
+def estimate(ledger: Ledger, experiment: Experiment | None) -> float | None:
+    """What a kept tree comes to by its unselected runs; by all its runs where no other was made."""
+    if experiment is None:
+        return None
+    values = [value for *_, value in ledger.pool(experiment.id)]
+    return fmean(values) if values else experiment.value
+
+
+def noise(ledger: Ledger) -> dict[str, Any] | None:
+    """What the start of the study said of the task: what one run varies by, the gain that can be seen, and how many
+    decisions the validation set is good for. None before it was measured."""
+    measured = ledger.last("measured")
+    return dict(measured.body) | {"drifted": ledger.count("drifted")} if measured else None
+
+
+def frontier(ledger: Ledger) -> list[dict[str, Any]]:
+    """The Pareto front of what was measured: metric, simplicity, memory and time of a run, the best of each.
+
+    By one's own number, grade beside it: a front picks lucky runs, so all but audited ones are claims.
+    """
+    sign = 1.0 if (ledger.study() or {}).get("direction") == "lower" else -1.0
+    seen = [one for one in ledger.experiments() if one.value is not None and one.runs]
+    points = {
+        one.id: (sign * (one.value or 0.0), one.complexity, one.peak_mb or 0.0, one.seconds / one.runs) for one in seen
+    }
+    front = set(dominating(points))
+    return [row(one) | {"peak_mb": one.peak_mb, "seconds": one.seconds / one.runs} for one in seen if one.id in front]
 
 
 def _standing(experiment: Experiment | None, *names: str) -> dict[str, Any]:
@@ -44,7 +75,8 @@ def _standing(experiment: Experiment | None, *names: str) -> dict[str, Any]:
 def row(experiment: Experiment) -> dict[str, Any]:
     """One experiment as `log --json` shows it."""
     names = ("id", "parent", "status", "grade", "hypothesis", "value", "stderr", "gain", "z", "runs", "seconds")
-    return {name: getattr(experiment, name) for name in (*names, "proposer", "reason", "commit", "tree")}
+    more = ("proposer", "reason", "commit", "tree", "complexity")
+    return {name: getattr(experiment, name) for name in (*names, *more)}
 
 
 def seconds_per_experiment(experiments: list[Experiment]) -> float | None:

@@ -28,7 +28,10 @@ _SLACK = 0.2  # seconds: what an interpreter's start varies by
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One run to be made: whose tree, to what end, with which seed. `again` counts attempts lost before."""
+    """One run to be made: whose tree, to what end, with which seed, at which larger rung of the task, if any.
+
+    `again` counts attempts lost before.
+    """
 
     run: str
     experiment: int
@@ -36,6 +39,7 @@ class Attempt:
     seed: int
     asked_by: int
     again: int = 0
+    rung: str = ""
 
     @property
     def token(self) -> str:
@@ -156,7 +160,7 @@ class Runner:
         run = self.executor.recover(job) if adopting else None
         checkout.lay(tree, without=hidden, texts=texts)
         if run is None:
-            job = self.evaluator.prepare(job, seed=attempt.seed, budget=self.task.budget.amount)
+            job = self.evaluator.prepare(job, seed=attempt.seed, budget=self._amount(attempt))
             run = self.executor.submit(job).result()
         tail = run.log()[-2000:]
         run = self._held_to_its_budget(attempt, run)
@@ -174,7 +178,8 @@ class Runner:
         seed = derived_seed(self.seed, "evaluate", attempt.seed)
         measurement = self.evaluator.evaluate(run, job, seed=seed)
         self._keep_examples(run, measurement)
-        sealed = self.evaluator.evaluate(run, job, seed=seed, part="sealed") if attempt.purpose == "audit" else None
+        opens_seal = attempt.purpose == "audit" and self.task.metric.level != "printed"
+        sealed = self.evaluator.evaluate(run, job, seed=seed, part="sealed") if opens_seal else None
         return Finding(attempt, run, measurement, sealed, tail=tail)
 
     def _held_to_its_budget(self, attempt: Attempt, run: Run) -> Run:
@@ -188,22 +193,28 @@ class Runner:
         if frozen:
             raise Invalid(f"the run changed frozen files: {', '.join(frozen[:5])}")
 
+    def _amount(self, attempt: Attempt) -> float | None:
+        rung = self.task.scale.get(attempt.rung)
+        return self.task.budget.amount if rung is None or rung.amount is None else rung.amount
+
     def _job(self, attempt: Attempt, tree: Path) -> Job:
         threads = str(max(1, len(os.sched_getaffinity(0)) // self.executor.slots))
-        budget = self.task.budget.amount
+        budget, rung = self._amount(attempt), self.task.scale.get(attempt.rung)
+        baseline = [] if rung else self._baseline  # how long a larger rung takes, nobody has seen
         return Job(
             id=attempt.run,
-            argv=self._argv,
+            argv=command_line(rung.run, folder=self.repository.root) if rung and rung.run else self._argv,
             tree=tree,
             folder=self.home / "runs" / attempt.run,
             token=attempt.token,
             env={
                 "NIGHTLAB_SEED": str(attempt.seed),
                 **({} if budget is None else {"NIGHTLAB_BUDGET": f"{budget:.17g}"}),
+                **({"NIGHTLAB_RUNG": attempt.rung} if attempt.rung else {}),
                 **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads),
                 **{name: os.environ[name] for name in self.task.task.env if name in os.environ},
             },
-            limits=limits(self.task, self._baseline, is_candidate=attempt.purpose == "candidate"),
+            limits=limits(self.task, baseline, is_candidate=attempt.purpose == "candidate"),
             mounts=mounts(self.task, self.repository.root, tree),
         )
 

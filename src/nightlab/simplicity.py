@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
+from collections.abc import Mapping
 from functools import lru_cache
 
 from nightlab.values import Files
 
+PRICE = 0.1
+"""What a line more to read has to bring, in sigma: 20 hacky lines for a gain of 2 sigma are not worth it."""
 _TOKENS_A_LINE = 11
 _CONSTANT = 0.5
 _TOKEN = re.compile(r"\d[\w.]*(?:(?<=[eE])[-+]\d+)?|\w+|[^\w\s]")
@@ -54,10 +57,11 @@ def _is_bare_string(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def dominating(points: dict[int, tuple[float, ...]]) -> list[int]:
+def dominating(points: Mapping[int, tuple[float, ...]]) -> list[int]:
     """The Pareto front: whom nobody beats in one coordinate without losing in another. Lower is better in all."""
-    return sorted(
-        one
-        for one, mine in points.items()
-        if not any(other != mine and all(a <= b for a, b in zip(other, mine, strict=True)) for other in points.values())
-    )
+    front: list[int] = []
+    for one in sorted(points, key=lambda one: points[one]):  # whoever beats it stands before it
+        mine = points[one]
+        if not any(points[o] != mine and all(a <= b for a, b in zip(points[o], mine, strict=True)) for o in front):
+            front.append(one)
+    return sorted(front)

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import closing
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from nightlab import plugins, task
-from nightlab.audit import Audit, audit
+from nightlab.audit import PRUNE_FROM, Auditor, Say
 from nightlab.decide import Policy
 from nightlab.errors import BadTask, NotFound
 from nightlab.evaluator import Evaluator, Predictions, Printed, command_line
 from nightlab.executor import LocalExecutor
 from nightlab.ledger import Event, Ledger
-from nightlab.loop import Loop
+from nightlab.lineage import Lineage
+from nightlab.loop import CHECKPOINT, Loop, Stop
 from nightlab.place import Place
 from nightlab.proposer import Proposer
 from nightlab.runner import Runner
 from nightlab.task import PROGRAM_FILE, TASK_FILE, Task
+from nightlab.values import Cost
 from nightlab.workspace import Checkout, patched, touched
+
+Watch = Callable[[Loop], AbstractContextManager[object]]
+"""What people have around a running loop: a view of it, and Ctrl-C in hand."""
 
 
 def load_task(place: Place) -> Task:
@@ -81,6 +88,8 @@ class Study:
                 words = f"study {place.name} was started with {name} {before!r}, not {value!r}"
                 raise BadTask(f"{words}; another {name} is another study: nightlab run --study NAME")
         self.facts = known or self._start(seed or 0, policy or "race")
+        session = {"slots": slots, "jail": self.executor.level}
+        self.ledger.append(Event("began", str(self.ledger.count("began")), session))
 
     def _start(self, seed: int, policy: str) -> dict[str, Any]:
         plugins.load("policies", policy)
@@ -128,17 +137,61 @@ class Study:
             instructions=self._instructions,
         )
 
-    def audit(self, repeats: int | None = None) -> Audit | None:
-        """What the incumbent is really worth against the start; None when nothing was kept."""
-        return audit(
-            self.ledger,
-            self.place.repository,
-            self.runner,
-            direction=self.task.metric.direction,
-            seed=self.facts["seed"],
-            has_sealed=self.task.metric.level == "predictions",
-            repeats=repeats,
+    def auditor(self, say: Say = print) -> Auditor:
+        """Whoever looks at the result in the morning."""
+        self._set_limits()
+        lineage = Lineage(
+            task=self.task, ledger=self.ledger, repository=self.place.repository, branch=self.place.branch
         )
+        return Auditor(lineage, self.runner, self.facts["seed"], say)
+
+    def _set_limits(self) -> None:
+        """Runs that nobody proposed are held to what the baseline used, as all others are."""
+        runs = [run for run in self.ledger.runs(0) if run["purpose"] == "incumbent" and run["value"] is not None]
+        if runs:
+            self.runner.set_baseline([Cost(run["seconds"], run["cpu_seconds"], run["peak_mb"]) for run in runs])
+
+    def finish(self, say: Say = print) -> None:
+        """The end of a study, and every checkpoint: prune where it is due, audit what is new, try the larger rungs."""
+        auditor = self.auditor(say)
+        if auditor.is_prune_due():
+            say("Pruning: which of the kept changes still pay?")
+            auditor.prune()
+        best, audited = self.ledger.incumbent(), self.ledger.last("audited")
+        if best is None or (audited and audited.body["experiment"] == best.id):
+            return
+        say(
+            "Auditing: the result against the start, on fresh seeds" + (" and sealed data." if self.has_sealed else ".")
+        )
+        found = auditor.audit()
+        if found and found["low"] > 0:
+            for rung in self.task.scale:
+                say(f"Transfer: does it hold at the larger rung {rung}?")
+                auditor.transfer(rung)
+
+    def night(self, proposers: Callable[[], Sequence[Proposer]], stop: Stop, watch: Watch, say: Say = print) -> str:
+        """Search until a stop rule, looking back at every checkpoint and, unless somebody asked to stop, at the end.
+
+        Returns why it ended. Each stretch has a loop of its own, as if the study had been resumed.
+        """
+        while True:
+            left = PRUNE_FROM - self.auditor(say).since()
+            loop = self.loop(proposers())
+            began = time.monotonic()
+            with watch(loop):
+                reason = loop.run(replace(stop, runs=max(1, left)))
+            say("looking back:" if reason == CHECKPOINT else f"stopped: {reason}")
+            if loop.is_asked_to_stop:
+                return reason
+            self.finish(say)
+            if reason != CHECKPOINT:
+                return reason
+            stop = stop.after(loop.opened, time.monotonic() - began)
+
+    @property
+    def has_sealed(self) -> bool:
+        """Whether there is data that only an audit may look at."""
+        return self.task.metric.level != "printed"
 
     def close(self) -> None:
         """Let go of processes, files and trees; what still runs is ended, and run again later."""

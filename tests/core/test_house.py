@@ -17,7 +17,7 @@ FLOORS = [
     ["lineage", "noise", "runner", "loop", "audit"],
 ]
 """The core. A module imports from lower floors, and on its own floor only from the ones named before it."""
-EDGES = ["tuner", "tasks", "dashboard", "testing", "exports", "setup", "doctor"]
+EDGES = ["tuner", "tasks", "dashboard", "testing", "exports", "setup", "doctor", "report"]
 ROOF = ["place", "study", "check", "bench", "judgebench", "replay", "cli", "__main__"]
 """What puts the parts together."""
 

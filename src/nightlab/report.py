@@ -1,0 +1,174 @@
+"""The report: what came of a night, the number that was audited first, and beside it what the search itself claimed."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+from nightlab.ledger import Event, Ledger
+from nightlab.readings import estimate, frontier, noise, row, status
+from nightlab.values import Direction, Experiment, Status, improvement
+
+_RUNS = ("ran", "audited", "pruned", "transferred")
+
+
+def report(ledger: Ledger, *, name: str, is_running: bool) -> dict[str, Any]:
+    """Everything that the end report says, as JSON; what is not known is None."""
+    facts = status(ledger, name=name, is_running=is_running)
+    study, best, start = ledger.study() or {}, ledger.incumbent(), ledger.first()
+    line = ledger.lineage(best.id) if best else []
+    gone = [one for one in ledger.experiments() if one.status in (Status.PRUNED, Status.REVERTED)]
+    stands = [one for one in line[1:] if one.status is Status.KEPT and one.proposer != "lab"]
+    audited = facts["audited"]
+    return {
+        "study": name,
+        "metric": facts["metric"],
+        "level": facts["level"],
+        "jail": facts["jail"],
+        "is_sealed": bool(audited and audited["sealed"]),
+        "audited": audited and audited | {"grade": "E3" if audited["low"] > 0 else "E2"},
+        "is_current": bool(audited and best and audited["experiment"] == best.id),
+        "claim": _claim(ledger, study.get("direction", "lower"), start, best),
+        "cost": facts["cost"] | _each(facts["cost"], stands, audited),
+        "stands": [row(one) for one in stands],
+        "fell_away": [row(one) for one in gone],
+        "simplicity": _simplicity(ledger, stands, gone, best),
+        "transferred": [dict(event.body) for event in ledger.read() if event.kind == "transferred"],
+        "pruned": dict(event.body) if (event := ledger.last("pruned")) else None,
+        "utilisation": utilisation(ledger),
+        "exposure": facts["exposure"],
+        "noise": noise(ledger),
+        "frontier": frontier(ledger),
+    }
+
+
+def _claim(
+    ledger: Ledger, direction: Direction, start: Experiment | None, best: Experiment | None
+) -> dict[str, Any] | None:
+    """What the search believes of itself, on the data it decided with."""
+    before, after = estimate(ledger, start), estimate(ledger, best)
+    if before is None or after is None or best is None:
+        return None
+    gain = improvement(direction, after, before)
+    percent = 100 * gain / abs(before) if before else None
+    return {"start": before, "now": after, "gain": gain, "percent": percent, "grade": best.grade}
+
+
+def _each(cost: dict[str, float], stands: list[Experiment], audited: dict[str, Any] | None) -> dict[str, float | None]:
+    """What a confirmed gain has cost: per keep that stands, and per percent; None where nothing was confirmed."""
+    is_confirmed = audited is not None and audited["low"] > 0
+    percent = audited["percent"] if audited and is_confirmed else None
+    each: dict[str, float | None] = {}
+    for name in ("seconds", "money"):
+        each[f"{name}_per_keep"] = cost[name] / len(stands) if stands and is_confirmed else None
+        each[f"{name}_per_percent"] = cost[name] / percent if percent else None
+    return each
+
+
+def _simplicity(
+    ledger: Ledger, stands: list[Experiment], gone: list[Experiment], best: Experiment | None
+) -> dict[str, Any]:
+    """How much more there is to read than at the start, in lines; what simplified, and what the prune took away."""
+    before = {one.id: one.complexity for one in ledger.experiments()}
+
+    def added(one: Experiment) -> float:
+        return one.complexity - before.get(one.parent or 0, 0.0)
+
+    return {
+        "lines": best.complexity if best else 0.0,
+        "simplified_by": [one.id for one in stands if added(one) < 0],
+        "lines_taken_out": sum(added(one) for one in gone),
+    }
+
+
+def utilisation(ledger: Ledger) -> float | None:
+    """The share of their time for which the slots ran something, over all sessions; None before anything ran."""
+    events = list(ledger.read())
+    starts = [place for place, event in enumerate(events) if event.kind == "began"]
+    sessions = [events[a:b] for a, b in pairwise([*starts, len(events)])]
+    busy = sum(event.body.get("seconds") or 0.0 for session in sessions for event in session if event.kind in _RUNS)
+    there = sum(_span(session) * session[0].body["slots"] for session in sessions)
+    return min(1.0, busy / there) if there > 0 and busy else None
+
+
+def _span(session: list[Event]) -> float:
+    """Seconds from the start of a session to the last thing that happened in it."""
+    return session[-1].at - session[0].at
+
+
+def lines(told: dict[str, Any]) -> list[str]:
+    """The report for people: the audited number first."""
+    said = [headline(told)]
+    if claim := told["claim"]:
+        said.append(
+            f"the loop's own claim, for comparison: {told['metric']} {claim['start']:.6g} -> {claim['now']:.6g}, "
+            f"gain {claim['gain']:.4g}{_percent(claim)} ({claim['grade']}, on the data it decided with)"
+        )
+    cost = told["cost"]
+    each = cost["seconds_per_keep"]
+    said.append(
+        f"cost: {cost['seconds']:.0f} slot seconds, {cost['money']:.2f} USD, {cost['tokens']:.0f} tokens"
+        + ("; nothing confirmed" if each is None else f"; {each:.0f} s for each keep that stands")
+        + ("" if cost["seconds_per_percent"] is None else f", {cost['seconds_per_percent']:.0f} s for each percent")
+    )
+    said += _kept(told) + _transfers(told)
+    use, looks = told["utilisation"], told["exposure"]
+    said.append(f"slots busy: {100 * use:.0f} % of the time" if use is not None else "slots busy: not known")
+    said.append(
+        f"exposure: {looks['decisions']} decisions on the search's data{_good_for(told)}, the seal opened "
+        f"{looks['seal_opened']} times; level {told['level']}, jail {told['jail']}"
+    )
+    return said
+
+
+def headline(told: dict[str, Any]) -> str:
+    """The audited gain with its interval and grade, or that there is none."""
+    found = told["audited"]
+    if found is None:
+        return "not audited: run nightlab audit for a number to believe"
+    where = "on fresh seeds and sealed data" if told["is_sealed"] else "on fresh seeds, not sealed"
+    held = "" if found["low"] > 0 else ", no gain that holds"
+    old = "" if told["is_current"] else "; another tree stands now, so audit again"
+    return (
+        f"audited {where}: gain {found['gain']:.4g}{_percent(found)}, 95 % interval {found['low']:.4g} to "
+        f"{found['high']:.4g} ({found['grade']}){held}{old}"
+    )
+
+
+def _percent(found: dict[str, Any]) -> str:
+    return "" if found["percent"] is None else f" ({found['percent']:.1f} % of the start)"
+
+
+def _good_for(told: dict[str, Any]) -> str:
+    found = told["noise"]
+    if not found or not found["examples"]:
+        return ""
+    return f" (good for {'more than a million' if found['good_for'] is None else found['good_for']})"
+
+
+def _kept(told: dict[str, Any]) -> list[str]:
+    stands, gone, size = told["stands"], told["fell_away"], told["simplicity"]
+    said = [f"{len(stands)} kept changes stand, {len(gone)} fell away"]
+    said += [f"  fell away: {one['id']} {one['hypothesis']} ({one['reason']})" for one in gone]
+    if told["pruned"]:
+        dropped = told["pruned"]["dropped"]
+        said.append(
+            f"pruned: {len(dropped)} keeps, {size['lines_taken_out']:.1f} lines to read"
+            if dropped
+            else "pruned: nothing"
+        )
+    words = f"{abs(size['lines']):.1f} lines {'more' if size['lines'] > 0 else 'less'} to read than at the start"
+    simpler = f"; simplified by {', '.join(map(str, size['simplified_by']))}" if size["simplified_by"] else ""
+    return [*said, words + simpler]
+
+
+def _transfers(told: dict[str, Any]) -> list[str]:
+    return [_transfer(one) for one in told["transferred"]] or ["transfer: no larger rung was tried"]
+
+
+def _transfer(one: dict[str, Any]) -> str:
+    ends = "" if one["ratio"] is None else f"80 % interval {one['ratio_low']:.2f} to {one['ratio_high']:.2f}"
+    ratio = f", {one['ratio']:.2f} of the gain here ({ends})" if ends else ""
+    grade = "E4" if one["low"] > 0 else "does not hold"
+    carried = f"; carried by {one['carried_by']}" if "carried_by" in one else ""
+    return f"at the larger rung {one['rung']}: gain {one['gain']:.4g}{ratio} ({grade}){carried}"
