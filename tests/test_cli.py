@@ -91,7 +91,7 @@ def test_a_second_run_goes_on_where_the_first_stopped(nightlab: Nightlab) -> Non
 
     rows = [json.loads(line) for line in nightlab("log", "--json").stdout.splitlines()]
     assert [row["id"] for row in rows] == [0, 1, 2, 3, 4]
-    assert rows[0]["runs"] == 3
+    assert rows[0]["runs"] == 4  # three seeds, and the first of them again
 
 
 def test_two_slots_do_the_same_work(nightlab: Nightlab) -> None:

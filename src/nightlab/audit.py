@@ -66,13 +66,15 @@ class Auditor:
         before = ledger.count("opened")
         repeats = repeats or (_SEEDS_OF_A_LONG_NIGHT if self._runs() >= _LONG_NIGHT else _SEEDS)
         seeds = [derived_seed(self.seed, "audit", before, number) for number in range(repeats)]
-        ledger.append(Event("opened", str(before), {"seeds": seeds}, best.number))  # before anybody looks
+        is_sealed = self.lineage.task.metric.level != "printed"
+        opened = {"seeds": seeds, "sealed": is_sealed}
+        ledger.append(Event("opened", str(before), opened, best.number))  # before anybody looks
         sides = (best, self.lineage.start)
         found = self._run([_wish(f"audit-{before}-{one.number}-{s}", "audit", one, s) for s in seeds for one in sides])
         after, start = ([found[f"audit-{before}-{one.number}-{seed}"] for seed in seeds] for one in sides)
         told = self._comparison(best.number, after, start, seeds)
         ledger.append(Event("audited", str(before), told, best.number))
-        if told["low"] > 0:
+        if told["low"] > 0 and told["sealed"]:
             ledger.append(Event("graded", f"{best.number}:audit:{before}", {"grade": "E3"}, best.number))
         elif told["gain"] <= 0:
             self._take_all_out(told, start)
@@ -144,7 +146,7 @@ class Auditor:
         if not units:
             return None
         noise = self._noise()
-        means, stderrs, spent = self._design(f"prune-{number}", units, best, noise.scale, noise.shares_seeds)
+        means, stderrs, spent = self._design(f"prune-{number}", units, best, noise.sigma or 0.0, noise.shared)
         gone = [unit for unit, mean in zip(units, means, strict=True) if mean < self._bar(unit, best, noise)]
         told: dict[str, Any] = {
             "units": [[one.id for one in unit] for unit in units],
@@ -163,7 +165,7 @@ class Auditor:
         """What keeps have to be worth: 0.2 sigma, or the price of what they add to read; less where they simplify."""
         left = self.lineage.without(unit, best.texts) or best.texts
         price = PRICE * (noise.sigma or 0.0) * (best.complexity - complexity(self.lineage.start.texts, left))
-        return max(prune.WORTH * noise.scale, price) if price >= 0 else price
+        return max(prune.WORTH * (noise.sigma or 0.0), price) if price >= 0 else price
 
     def _design(
         self,
@@ -171,10 +173,13 @@ class Auditor:
         units: Sequence[list[Experiment]],
         best: Standing,
         sigma: float,
-        shares_seeds: bool,
+        shared: float | None = None,
         rung: str = "",
     ) -> tuple[list[float], list[float], list[Finding]]:
-        """Every unit's gain and standard error, from runs with a quarter of them off; shared seeds come in blocks."""
+        """Every unit's gain and standard error, from runs with a quarter of them off.
+
+        Where sharing seeds pays, runs come in blocks of one seed; `shared` is what they are thought to vary by then.
+        """
         wanted = prune.runs_needed(len(units))
         matrix = prune.design(len(units), wanted, np.random.default_rng(derived_seed(self.seed, name)))
         shown = "" if not rung else f" at {rung}"
@@ -182,15 +187,16 @@ class Auditor:
         wishes = []
         for place, row in enumerate(matrix):
             texts = self._laid_out(units, row, best)
-            seed = derived_seed(self.seed, name, place // _BLOCK if shares_seeds else place)
+            seed = derived_seed(self.seed, name, place if shared is None else place // _BLOCK)
             wish = _wish(f"{name}-{place}", "prune", best, seed, changes(best.texts, texts))
             wishes.append(replace(wish, attempt=replace(wish.attempt, rung=rung)))
         found = self._run(wishes, may_fail=True)
         rows = [place for place in range(wanted) if found[f"{name}-{place}"].measurement]
         values = [_value(found[f"{name}-{place}"]) for place in rows]
-        blocks = [place // _BLOCK for place in rows] if shares_seeds else None
+        blocks = None if shared is None else [place // _BLOCK for place in rows]
         direction = self.lineage.task.metric.direction
-        means, stderrs = prune.estimate(matrix[rows], values, sigma or 1e-12, direction, blocks=blocks)
+        left = None if shared is None else prune.scatter(matrix[rows], values, blocks, shared)
+        means, stderrs = prune.estimate(matrix[rows], values, sigma or 1e-12, direction, blocks=blocks, noise=left)
         return means, stderrs, list(found.values())
 
     def _laid_out(self, units: Sequence[list[Experiment]], row: NDArray[np.bool_], best: Standing) -> dict[str, str]:
@@ -224,7 +230,7 @@ class Auditor:
             if not all(one.measurement for one in (*pruned, *full)):
                 return _spent(runs) | {"reason": "without them it no longer runs"}
             values = [_value(one) for one in pruned], [_value(one) for one in full]
-            if prune.is_accepted(*values, noise.scale, direction):
+            if prune.is_accepted(*values, noise.sigma or 0.0, direction):
                 gain = self._gain(*values)
                 self._record_drop(new, gone, texts, pruned, gain)
                 return _spent(runs) | {"dropped": [one.id for one in gone], "gain": gain.estimate, "experiment": new}
@@ -297,8 +303,9 @@ class Auditor:
         """The keeps that still pay at the rung."""
         units = self.lineage.units(self.lineage.keeps(), best.texts)
         sigma = max(spread(side) or 0.0 for side in sides) or self._noise().scale
-        means, _, spent = self._design(f"{name}-design", units, best, sigma, False, rung)
-        pays = [unit for unit, mean in zip(units, means, strict=True) if mean >= prune.WORTH * sigma]
+        means, stderrs, spent = self._design(f"{name}-design", units, best, sigma, None, rung)
+        lows = [mean - stderr for mean, stderr in zip(means, stderrs, strict=True)]
+        pays = [unit for unit, low in zip(units, lows, strict=True) if low >= prune.WORTH * sigma]
         return {"carried_by": [one.id for unit in pays for one in unit], "design": _spent(spent)}
 
     # Running

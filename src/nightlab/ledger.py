@@ -18,7 +18,7 @@ demoted     status (pruned, reverted), reason, by: it was kept, and left the bra
 began       slots, jail: a lab took the study up
 drifted     values: the incumbent's runs drift in time
 measured    sigma, correlation, visible_gain, good_for: what the start of the study says of the task
-opened      seeds: an audit is about to look at what no decision has used
+opened      seeds, sealed: an audit is about to look at what no decision has used
 audited     gain, low, high, and the runs behind them
 pruned      what was tried without which keeps, and what came of it
 transferred rung, ratio, low, high, and the runs behind them
@@ -337,7 +337,9 @@ class Ledger:
     def exposure(self) -> dict[str, int]:
         """How often the study's data were looked at: decisions made on the validation set, openings of the seal."""
         decisions = "SELECT count(*) FROM experiments WHERE id > 0 AND decided IS NOT NULL AND value IS NOT NULL"
-        return {"decisions": self._db.execute(decisions).fetchone()[0], "seal_opened": self.count("opened")}
+        opened = "SELECT count(*) FROM events WHERE kind = 'opened' AND json_extract(body, '$.sealed')"
+        counts = (self._db.execute(one).fetchone()[0] for one in (decisions, opened))
+        return dict(zip(("decisions", "seal_opened"), counts, strict=True))
 
     def peaks(self) -> dict[int, float]:
         """Peak megabytes per experiment, where they are known."""

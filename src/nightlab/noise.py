@@ -55,13 +55,18 @@ class Noise:
     @property
     def shares_seeds(self) -> bool:
         """Whether both sides of a race should run under the same seeds."""
-        return self._pairing.sigma(self.sigma or 0.0) is not None
+        return self.shared is not None
+
+    @property
+    def shared(self) -> float | None:
+        """What one run still varies by once its seed is accounted for; None where sharing seeds does not pay."""
+        pair = self._pairing.sigma(self.sigma or 0.0)
+        return None if pair is None else pair / sqrt(2)
 
     @property
     def scale(self) -> float:
-        """What one run varies by once what its seed explains is taken off, where seeds are shared."""
-        shared = self._pairing.sigma(self.sigma or 0.0)
-        return (self.sigma or 0.0) if shared is None else shared / sqrt(2)
+        """What one run varies by in a race."""
+        return (self.sigma or 0.0) if self.shared is None else self.shared
 
     def add(self, number: int, value: float) -> None:
         """Take in one more run of an incumbent."""
@@ -79,16 +84,16 @@ class Noise:
     ) -> Evidence:
         """What a policy is told: in pairs where that is sharper, the incumbent's last runs alone where they drift."""
         known = self.window(pool)
-        shared, sigma = self._pairing.sigma(self.sigma or 0.0), self.sigma or 0.0
+        pair, sigma = self._pairing.sigma(self.sigma or 0.0), self.sigma or 0.0
         plain = sigma * sqrt(1 / max(len(mine), 1) + 1 / max(len(known), 1))
-        is_sharper = bool(pairs) and shared is not None and shared / sqrt(len(pairs)) < plain
+        is_sharper = bool(pairs) and pair is not None and pair / sqrt(len(pairs)) < plain
         return Evidence(
             candidate=[sample.value for sample in mine],
             incumbent=[sample.value for sample in known],
             sigma=sigma,
             lower_is_better=self._direction == "lower",
             paired=[(mine.value, other.value) for mine, other in pairs] if is_sharper else (),
-            paired_sigma=shared if is_sharper else None,
+            paired_sigma=pair if is_sharper else None,
             per_example_stderr=self._example_stderr(mine, known),
             **more,
         )

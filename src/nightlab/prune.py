@@ -18,7 +18,7 @@ from nightlab.values import Direction, improvement
 CONFIRM_RUNS, LOOKS = 3, 2
 """Fresh runs on either side, pruned and full, before the drop is accepted; what is refused has a second look with as
 many more, as three against three refuse a harmless drop by chance a quarter of the time."""
-_OFF = 0.25
+_OFF, _GUESS = 0.25, 4
 _FEWEST = 8
 _PRIOR_GAIN, _PRIOR_SD = 1.0, 1.5
 WORTH, _LOSS = 0.2, 0.5
@@ -43,20 +43,41 @@ def estimate(
     direction: Direction,
     *,
     blocks: Sequence[int] | None = None,
+    noise: float | None = None,
 ) -> tuple[list[float], list[float]]:
     """Every keep's gain and its standard error: Bayesian ridge, each gain about 1 sigma beforehand (sd 1.5 sigma).
 
-    Runs of one block share a seed, and with it what the seed adds to all of them.
+    Runs of one block share a seed, and with it what the seed adds to all of them; `noise` is then what one run still
+    varies by (sigma unless said).
     """
-    runs, keeps = matrix.shape
+    keeps = matrix.shape[1]
     gains = np.array([improvement(direction, value, values[0]) for value in values]) / sigma
-    seeds = np.equal.outer(blocks or [0] * runs, sorted(set(blocks or [0])))
-    columns = np.column_stack([seeds, matrix]).astype(float)
-    weight = np.array([*[1e-9] * seeds.shape[1], *[_PRIOR_SD**-2] * keeps])
+    columns = _columns(matrix, blocks)
+    seeds = columns.shape[1] - keeps
+    scale = 1.0 if noise is None else noise / sigma
+    weight = np.array([*[1e-9] * seeds, *[(scale / _PRIOR_SD) ** 2] * keeps])
     covariance = np.linalg.inv(columns.T @ columns + np.diag(weight))
     means = covariance @ (columns.T @ gains + weight * _PRIOR_GAIN)
-    effects = slice(seeds.shape[1], None)
-    return list(map(float, sigma * means[effects])), list(map(float, sigma * np.sqrt(np.diag(covariance))[effects]))
+    effects = slice(seeds, None)
+    return list(map(float, sigma * means[effects])), list(
+        map(float, scale * sigma * np.sqrt(np.diag(covariance))[effects])
+    )
+
+
+def _columns(matrix: NDArray[np.bool_], blocks: Sequence[int] | None) -> NDArray[np.float64]:
+    """A column for each block, then one for each keep."""
+    numbers = list(blocks or [0] * len(matrix))
+    return np.column_stack([np.equal.outer(numbers, sorted(set(numbers))), matrix]).astype(float)
+
+
+def scatter(matrix: NDArray[np.bool_], values: Sequence[float], blocks: Sequence[int] | None, guess: float) -> float:
+    """What one run varies by once its keeps and its block are known: a guess that counts like four degrees of freedom,
+    and what the runs themselves leave unexplained."""
+    columns = _columns(matrix, blocks)
+    fitted = np.linalg.lstsq(columns, np.array(values), rcond=None)
+    left = float(((np.array(values) - columns @ fitted[0]) ** 2).sum())
+    freedom = len(values) - int(fitted[2])
+    return float(np.sqrt((_GUESS * guess**2 + left) / (_GUESS + freedom)))
 
 
 def to_drop(means: Sequence[float], sigma: float) -> list[int]:

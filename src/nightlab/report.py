@@ -26,7 +26,7 @@ def report(ledger: Ledger, *, name: str, is_running: bool) -> dict[str, Any]:
         "level": facts["level"],
         "jail": facts["jail"],
         "is_sealed": bool(audited and audited["sealed"]),
-        "audited": audited and audited | {"grade": "E3" if audited["low"] > 0 else "E2"},
+        "audited": audited and audited | {"grade": "E3" if audited["low"] > 0 and audited["sealed"] else "E2"},
         "is_current": bool(audited and best and audited["experiment"] == best.id),
         "claim": _claim(ledger, study.get("direction", "lower"), start, best),
         "cost": facts["cost"] | _each(facts["cost"], stands, audited),
@@ -51,7 +51,8 @@ def _claim(
         return None
     gain = improvement(direction, after, before)
     percent = 100 * gain / abs(before) if before else None
-    return {"start": before, "now": after, "gain": gain, "percent": percent, "grade": best.grade}
+    grade = (ledger.find("decided", best.id) or {}).get("grade")  # what it was worth before anybody audited it
+    return {"start": before, "now": after, "gain": gain, "percent": percent, "grade": grade}
 
 
 def _each(cost: dict[str, float], stands: list[Experiment], audited: dict[str, Any] | None) -> dict[str, float | None]:

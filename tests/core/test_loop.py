@@ -59,7 +59,7 @@ class Lab:
             task=parse(TASK),
             ledger=self.ledger,
             repository=self.repository,
-            slots=InstantSlots(score, slots=slots),
+            slots=InstantSlots(score, slots=slots, repository=self.repository),
             proposers=proposers,
             policy=policy or Race(),
             branch="nightlab/main",

@@ -9,7 +9,7 @@ from random import Random
 
 from nightlab.runner import Attempt, Finding
 from nightlab.values import Cost, Files, Measurement, Outcome, Run
-from nightlab.workspace import Tree
+from nightlab.workspace import Repository, Tree
 
 Score = Callable[[Attempt, Files], float | str]
 """What a run of these texts comes to: a value, or the words of a failure."""
@@ -21,15 +21,22 @@ def noise(attempt: Attempt, texts: Files, *, sigma: float = 0.01) -> float:
 
 
 class InstantSlots:
-    """Slots whose runs end at once: `score` says what each comes to; every attempt is remembered."""
+    """Slots whose runs end at once: `score` says what each comes to; every attempt is remembered.
 
-    def __init__(self, score: Score = noise, *, slots: int = 1) -> None:
-        self._score, self.count = score, slots
+    It is told the changed texts alone, or with a repository at hand all texts of the tree.
+    """
+
+    def __init__(self, score: Score = noise, *, slots: int = 1, repository: Repository | None = None) -> None:
+        self._score, self.count, self._repository = score, slots, repository
         self.attempts: list[Attempt] = []
 
     def start(self, attempt: Attempt, tree: Tree, texts: Files) -> Future[Finding]:
         """A finding at once."""
         self.attempts.append(attempt)
+        if self._repository is not None:
+            texts = {path: self._repository.text(tree, path) for path in tree.entries if path not in texts} | dict(
+                texts
+            )
         found, cost = self._score(attempt, texts), Cost(0.001, 0.001, 1.0)
         future: Future[Finding] = Future()
         if isinstance(found, str):
