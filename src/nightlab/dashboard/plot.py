@@ -84,6 +84,7 @@ def _label(axes: Axes, kept: Sequence[Point]) -> None:
     chosen = sorted(kept[1:], key=lambda point: -(point[1].gain or 0.0))[:_MOST_LABELS]
     for place, one, value in [*kept[:1], *chosen]:
         words = one.hypothesis if len(one.hypothesis) <= 42 else one.hypothesis[:39] + "..."
+        words += f" ({one.grade})" if one.grade else ""
         looks: dict[str, Any] = {"rotation": 28, "fontsize": 7.5, "color": "#333333"}
         # parse_math off: a dollar sign in a hypothesis is a dollar sign.
         axes.annotate(words, (place, value), xytext=(4, 5), textcoords="offset points", parse_math=False, **looks)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
@@ -44,8 +44,13 @@ def decision_line(one: Experiment) -> str:
     noise = f" +- {one.stderr:.2g}" if one.stderr else ""
     mark = _MARKS.get(one.status, "!")
     return harmless(
-        f"{mark} {one.id:>4} {one.status:<9} {number(one.value):>9}{gain}{noise}  {one.hypothesis} ({one.reason})"
+        f"{mark} {one.id:>4} {one.status:<9} {graded(one):>12}{gain}{noise}  {one.hypothesis} ({one.reason})"
     )
+
+
+def graded(one: Experiment) -> str:
+    """Its value and what that is worth: E1 one run, E2 raced, E3 audited, E4 transferred."""
+    return f"{number(one.value)} {one.grade or ''}".rstrip()
 
 
 def harmless(text: str) -> str:
@@ -126,9 +131,9 @@ class View:
         return max(0.0, min(ends)) if ends else None
 
     def _headline(self, facts: dict[str, Any], recent: Sequence[Experiment], left: float | None) -> Text:
-        start, best = facts["baseline"]["value"], facts["incumbent"]["value"]
+        start, best = facts["baseline"]["value"], facts["incumbent"]["estimate"]
         text = Text(f"{self._name}  ", style="bold")
-        text.append(f"{facts['metric']} {number(best)}", style="bold blue")
+        text.append(f"{facts['metric']} {number(best)} {facts['incumbent']['grade'] or ''}", style="bold blue")
         if start and best is not None and best != start:
             text.append(f" ({100 * (best - start) / abs(start):+.1f} % from {number(start)})")
         text.append(f"   {facts['experiments']} experiments, {facts['kept']} kept, {facts['crashed']} failed")
@@ -157,16 +162,32 @@ def _decisions(recent: Sequence[Experiment]) -> Table:
     table.add_column("why", ratio=2, no_wrap=True, overflow="ellipsis")
     for one in reversed([one for one in recent if not one.status.is_open]):
         gain = "" if one.gain is None else f"{one.gain:+.3g}"
-        cells = (_MARKS.get(one.status, "!"), str(one.id), one.status.value, number(one.value), gain, number(one.z, 3))
+        cells = (_MARKS.get(one.status, "!"), str(one.id), one.status.value, graded(one), gain, number(one.z, 3))
         words = (harmless(one.hypothesis), harmless(one.reason))
         table.add_row(*map(Text, (*cells, *words)), style=_STYLES.get(one.status, ""))
     return table
+
+
+def power_line(found: Mapping[str, Any]) -> str:
+    """What the start of a study promises."""
+    if not found["sigma"]:
+        return "runs repeat exactly: one run decides"
+    shared = f"seeds are shared (correlation {found['correlation']:.2f})" if found["correlation"] > 0.3 else "seeds differ"
+    known = f"{found['examples']} examples: good for about {found['good_for'] or 'a million'} decisions"
+    return (
+        f"one run varies by {found['sigma']:.3g}, {shared}; in 100 runs gains above {found['visible_gain']:.3g} can be "
+        f"seen; validation set: {known if found['examples'] else 'the judge gives no examples to tell by'}"
+    )
 
 
 def _line(event: Event, ledger: Ledger) -> str | None:
     """What a plain terminal is told of an event."""
     if event.kind == "started" and event.experiment == 0:
         return f"running the baseline (run {event.body['run']}, seed {event.body['seed']})"
+    if event.kind == "measured":
+        return power_line(event.body)
+    if event.kind == "drifted":
+        return f"drift: the runs of experiment {event.experiment} move in time; only its last four are compared with"
     if event.kind in ("decided", "rejected") and event.experiment is not None:
         return decision_line(ledger.experiment(event.experiment))
     return None
