@@ -45,6 +45,7 @@ class Audit:
             "percent": 100 * self.headline.estimate / abs(start) if start else None,
             "validation": _named(self.validation, self.start),
             "sealed": _named(self.sealed, self.start_sealed),
+            "data": "sealed" if self.sealed else "not sealed",
             **{name: value for name, value in asdict(self).items() if name in ("experiment", "seeds")},
         }
 

@@ -544,7 +544,7 @@ def audit_line(facts: dict[str, Any]) -> str:
     """The headline: the audited gain with its interval."""
     found = facts["audited"]
     percent = "" if found["percent"] is None else f" ({found['percent']:.1f} % of the start)"
-    where = "fresh seeds and sealed data" if found["sealed"] else "fresh seeds"
+    where = "fresh seeds and sealed data" if found["sealed"] else "fresh seeds, not sealed"
     interval = f"95 % interval {found['low']:.4g} to {found['high']:.4g}"
     return f"audited on {where}: gain {found['gain']:.4g}{percent}, {interval} (E3)"
 

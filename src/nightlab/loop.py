@@ -502,7 +502,8 @@ class Loop:
             return
         self.slots.set_baseline(self._costs[:runs])
         if self.ledger.experiment(BASELINE).status.is_open:
-            value, reason = fmean(base.pool), f"the start; one run varies by {self.sigma or 0:.3g}"
+            noise = f"one run varies by {self.sigma:.3g}" if self.sigma else "runs repeat exactly, whatever the seed"
+            value, reason = fmean(base.pool), f"the start; {noise}"
             body: dict[str, Any] = {"status": Status.KEPT, "value": value, "reason": reason, "grade": "E1", "pool": []}
             self._write(Event("decided", "0", body, BASELINE))
             self._flush()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nightlab.evaluator import command_line, printed_values
+from nightlab.evaluator import command_line, ignores_seed, printed_values
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,13 @@ def test_a_metric_line_says_the_metric_and_nothing_else(log: str, values: list[f
 
 def test_not_a_number_is_seen_as_such() -> None:
     assert str(printed_values("val_bpb: nan\nval_bpb: -inf", "val_bpb")) == "[nan, -inf]"
+
+
+def test_runs_that_ignore_the_seed_are_seen_only_where_the_seed_should_matter() -> None:
+    assert ignores_seed([1.0, 1.0], baseline_varies=True)
+    assert not ignores_seed([1.0, 1.0], baseline_varies=False)
+    assert not ignores_seed([1.0, 1.0 + 1e-15], baseline_varies=True)
+    assert not ignores_seed([1.0], baseline_varies=True)
 
 
 def test_python_means_the_projects_own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
