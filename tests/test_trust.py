@@ -359,7 +359,7 @@ elif verb == "score":
 
 def test_predictions_carry_each_examples_error_and_the_name_of_what_was_asked(tmp_path: Path) -> None:
     place = find(make_repository(tmp_path / "study", PREDICTIONS))
-    with held(place), closing(Study(place)) as study:
+    with held(place), closing(Study(place, jail="process")) as study:
         tree = place.repository.tree(place.repository.head())
 
         def run(name: str, seed: int, **files: str) -> Finding:
@@ -368,6 +368,8 @@ def test_predictions_carry_each_examples_error_and_the_name_of_what_was_asked(tm
 
         one, same, other = (run(name, seed).measurement for name, seed in (("a", 1), ("b", 1), ("c", 2)))
         idle = run("d", 1, **{"train.py": "print('nothing')"}).invalid
+        vandal = "import os, pathlib\npathlib.Path(os.environ['NIGHTLAB_OUT']).rmdir()\n"
+        bare = run("e", 1, **{"train.py": vandal}).invalid
 
     assert one is not None
     assert same is not None
@@ -376,8 +378,9 @@ def test_predictions_carry_each_examples_error_and_the_name_of_what_was_asked(tm
     assert len(one.per_example) == 5
     assert sum(one.per_example) == pytest.approx(one.value)
     assert one.examples == same.examples != other.examples
-    assert "predicting failed" in str(idle)
-    assert "the run itself left nothing in NIGHTLAB_OUT" in str(idle)
+    for problem in (idle, bare):
+        assert "predicting failed" in str(problem)
+        assert "the run itself left nothing in NIGHTLAB_OUT" in str(problem)
 
 
 # --- the sealed set ---------------------------------------------------------------------------------------------------

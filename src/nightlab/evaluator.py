@@ -123,7 +123,7 @@ class Artifact:
 
     def evaluate(self, run: Run, job: Job, *, seed: int, part: Part = "data") -> Measurement:
         """What the judge says of the artifact. Raises Invalid where there is none that may be opened."""
-        with TemporaryDirectory(dir=run.folder, prefix="judged-") as folder:
+        with TemporaryDirectory(dir=_fresh(run.folder), prefix="judged-") as folder:
             left = taken(run.out, self.name, Path(folder), most=self.most)
             score = self.judge.score(left, seed=seed, part=part)
         found = named(score, part)
@@ -190,11 +190,19 @@ def given(judge: Judge, job: Job, *, seed: int, budget: float | None, gives: boo
 
 def _need_answers(predicted: Run, run: Run, answers: Path) -> None:
     """Raise Invalid where nothing was predicted, saying so when the run before it left nothing to predict with."""
-    idle = "" if any(run.out.iterdir()) else "; the run itself left nothing in NIGHTLAB_OUT"
+    idle = "; the run itself left nothing in NIGHTLAB_OUT" if _is_empty(run.out) else ""
     if predicted.outcome is not Outcome.FINISHED:
         raise Invalid(f"predicting failed: {predicted.reason}; {last_line(predicted.log())}{idle}")
-    if not any(answers.iterdir()):
+    if _is_empty(answers):
         raise Invalid(f"left no predictions in NIGHTLAB_PREDICTIONS{idle}")
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether nothing is there; outside a jail a run can even take the folder away."""
+    try:
+        return not os.listdir(folder)
+    except OSError:
+        return True
 
 
 def ignores_seed(values: Sequence[float], *, baseline_varies: bool) -> bool:

@@ -40,7 +40,7 @@ def facts(log: str, tree: Tree, checkout: Checkout, *, busy: float) -> dict[str,
     return {
         "tree": tree.id,
         "tree_after": _after(tree, checkout),
-        "said": said(log[-65536:]),
+        "said": said(log[-16384:]),
         "machine": machine(),
         "load": busy,
     }

@@ -60,7 +60,8 @@ def located(name: str, root: Path) -> Path | None:
 def _there(key: str, name: str, judge: Judge, root: Path) -> Path | None:
     """Where this part is. Raises BadTask where it should be a file and is not, or holds nothing."""
     path = located(name, root)
-    is_path = "/" in name or Path(name).suffix != "" or name in judge.files
+    ending = Path(name).suffix[1:]
+    is_path = "/" in name or (ending and not ending.isdigit()) or name in judge.files
     if path is None and (is_path or located(judge.data, root) or located(judge.sealed, root)):
         mend = "make it" if key == "data" else "make it, or take the line out: the report then says 'not sealed'"
         raise BadTask(f"[judge] {key} names {name!r}, and {root / name} does not exist; {mend}")
