@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -13,7 +14,7 @@ from conftest import need_program
 from typer.main import get_command
 
 from nightlab.cli import app
-from nightlab.task import parse
+from nightlab.task import Budget, Caps, Judge, Metric, Rung, What, parse
 
 TOP = Path(__file__).parents[1]
 
@@ -40,6 +41,22 @@ def test_the_readmes_task_is_a_task() -> None:
     (text,) = blocks("README.md", "toml")
 
     assert parse(text).metric.name == "val_loss"
+
+
+def test_every_key_of_the_task_file_is_explained_with_its_default() -> None:
+    page = (TOP / "docs" / "task.md").read_text()
+    sections = dict(re.findall(r"^## \[([\w.]+)\]\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
+    models = {"task": What, "metric": Metric, "budget": Budget, "judge": Judge, "limits": Caps, "scale.NAME": Rung}
+
+    assert sections.keys() == models.keys()
+    for name, model in models.items():
+        rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+\.) \|$", sections[name], re.MULTILINE)
+        assert [key for key, _, _ in rows] == list(model.model_fields), name
+        for key, default, _ in rows:
+            field = model.model_fields[key]
+            means = "required" if field.is_required() else field.get_default(call_default_factory=True)
+            words = {"required": "required", None: "none", (): "`[]`"}.get(means, f"`{json.dumps(means)}`")
+            assert default in (words, "by level"), key
 
 
 def test_the_contributors_proposer_proposes() -> None:

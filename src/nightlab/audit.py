@@ -66,7 +66,7 @@ class Auditor:
         before = ledger.count("opened")
         repeats = repeats or (_SEEDS_OF_A_LONG_NIGHT if self._runs() >= _LONG_NIGHT else _SEEDS)
         seeds = [derived_seed(self.seed, "audit", before, number) for number in range(repeats)]
-        is_sealed = self.lineage.task.metric.level != "printed"
+        is_sealed = self.lineage.task.has_sealed
         opened = {"seeds": seeds, "sealed": is_sealed}
         ledger.append(Event("opened", str(before), opened, best.number))  # before anybody looks
         sides = (best, self.lineage.start)
@@ -96,6 +96,7 @@ class Auditor:
             "experiment": best,
             "validation": validation,
             "sealed": sealed,
+            "data": "sealed" if sealed else "not sealed",
             "seeds": list(seeds),
             "runs": len(costs),
             "seconds": sum(costs),

@@ -14,7 +14,10 @@ from nightlab.study import Study
 
 _TRUST = {
     "printed": "Level printed: the number is what the run itself says; a script that prints what it likes is not seen.",
-    "predictions": "Level predictions: the judge scores answers to inputs whose truth the run never had.",
+    "artifact": "Level artifact: the judge scores a file the run left, on data the run never had; how the file came "
+    "about, and what the run knew of those data from elsewhere, is not seen.",
+    "predictions": "Level predictions: the judge scores answers to inputs whose truth the run never had; a run that "
+    "gets past the jail to that truth is not seen.",
 }
 
 
@@ -28,7 +31,7 @@ def check(place: Place, *, runs: int, slots: int) -> dict[str, Any]:
                 loop = study.loop([])
                 loop.policy.baseline_runs = runs
                 loop.run(Stop(experiments=0))
-                return _what_was_checked(study, loop.sigma or 0.0)
+                return _what_was_checked(study, loop.sigma or 0.0) | _what_holds(study)
             finally:
                 study.close()
     finally:
@@ -51,4 +54,24 @@ def _what_was_checked(study: Study, sigma: float) -> dict[str, Any]:
         "level": study.task.metric.level,
         "trust": _TRUST[study.task.metric.level],
         "jail": study.executor.level,
+    }
+
+
+def _what_holds(study: Study) -> dict[str, Any]:
+    """What was found out about the seed, the sealed set and the judge, in words."""
+    values = [run["value"] for run in study.ledger.runs(0) if run["value"] is not None]
+    varies = len(set(values)) > 1
+    judged = study.task.judge is not None and study.task.metric.level != "printed"
+    walls = "" if study.executor.level != "process" else " There is no jail here: a run can read what this user can."
+    return {
+        "is_deterministic": not varies,
+        "seed": f"The seed is honoured: {len(values)} seeds gave {len(set(values))} numbers."
+        if varies
+        else f"{len(values)} seeds gave the same number: the task is deterministic, or ignores NIGHTLAB_SEED; one run "
+        "decides.",
+        "has_sealed": study.task.has_sealed,
+        "sealed": f"{study.judged_on[0].upper()}{study.judged_on[1:]}.{walls if judged else ''}",
+        "judge": "The judge agrees with itself: it scored the baseline's work twice and said the same."
+        if judged
+        else "There is no judge.",
     }

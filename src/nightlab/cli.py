@@ -173,6 +173,7 @@ def check(
         else "Runs repeat exactly."
     )
     print(f"Eight hours are about {found['runs_a_night']} runs. {found['trust']}")
+    print("\n".join(found[name] for name in ("seed", "judge", "sealed")))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 NightlabError                    everything below; its text says what happened, with which value, and what to do next
 ├── BadTask                      nightlab.toml or the folder does not describe a task
+│   └── Unscored                 the judge gave no score; where it gave the baseline one, it is the candidate's fault
 ├── BadRepository                git is missing, or the repository cannot carry a study
 ├── BadLedger                    the ledger cannot be read by this version
 ├── BadPlugin                    a name that leads to no proposer, executor or evaluator
@@ -25,6 +26,10 @@ class NightlabError(Exception):
 
 class BadTask(NightlabError):
     """The task file, or the folder it stands in, does not describe a task."""
+
+
+class Unscored(BadTask):
+    """The judge crashed, hung, said nothing of use or contradicted itself when asked for a score."""
 
 
 class BadRepository(NightlabError):

@@ -2,6 +2,8 @@
 
 level        what the lab believes                                     what it cannot see
 printed      one metric line of the run's own log                      a run that prints what it likes
+artifact     the judge's score of a file the run left, on data the     a run that learned those data elsewhere; how the
+             run never had; the file can hold no code                  file came about
 predictions  a score the judge computes from predictions on inputs     a run that gets at the judge's data; the jail
              whose answers the run never had                           keeps them out of reach where there is one
 """
@@ -13,18 +15,19 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from tempfile import TemporaryDirectory
+from typing import Protocol, runtime_checkable
 
-from nightlab.errors import BadTask, Invalid
+from nightlab.artifact import taken
+from nightlab.errors import Invalid
+from nightlab.judge import Judge, Part, fingerprint, last_line, named
 from nightlab.values import Job, Limits, Measurement, Outcome, Run
 
-Part = Literal["data", "sealed"]
 Launch = Callable[[Job], Run]
 """Runs a job in the jail and waits for it."""
 
@@ -55,7 +58,10 @@ class Printed:
 
     def evaluate(self, run: Run, job: Job, *, seed: int, part: Part = "data") -> Measurement:
         """The number the run printed; nobody checked it."""
-        found = printed_values(run.log(), self.metric)
+        log = run.log()
+        found = printed_values(log, self.metric)
+        if not log.strip():
+            raise Invalid("printed nothing at all")
         if not found:
             raise Invalid(f"printed no line '{self.metric}: number'")
         if len(found) > 1:
@@ -98,35 +104,56 @@ def plausible(value: float, metric: str, bounds: tuple[float, float] | None) -> 
 
 
 @dataclass(frozen=True, slots=True)
+class Artifact:
+    """Level `artifact`: the run leaves one file of a kind that holds no code; the judge scores a copy of it.
+
+    Not seen: a run that learned the judge's data from elsewhere; every decision shows the agent a little of them.
+    """
+
+    judge: Judge
+    name: str
+    metric: str
+    bounds: tuple[float, float] | None = None
+    gives: bool = False
+    most: int = 1 << 30
+
+    def prepare(self, job: Job, *, seed: int, budget: float | None) -> Job:
+        """The job, which may not read what is the judge's; with the judge's gift where it gives."""
+        return given(self.judge, job, seed=seed, budget=budget, gives=self.gives)
+
+    def evaluate(self, run: Run, job: Job, *, seed: int, part: Part = "data") -> Measurement:
+        """What the judge says of the artifact. Raises Invalid where there is none that may be opened."""
+        with TemporaryDirectory(dir=_fresh(run.folder), prefix="judged-") as folder:
+            left = taken(run.out, self.name, Path(folder), most=self.most)
+            score = self.judge.score(left, seed=seed, part=part)
+        found = named(score, part)
+        return replace(found, value=plausible(found.value, self.metric, self.bounds))
+
+
+@dataclass(frozen=True, slots=True)
 class Predictions:
     """Level `predictions`: the candidate's code gets inputs only, in a second jail; the judge scores its answers.
 
-    The judge is the task author's own program, kept in `home` outside every folder a run can read. It is called as
-    `give OUT` (what a run may train on), `ask OUT` (inputs, drawn after the code is frozen) and `score PREDICTIONS`
-    (prints one JSON line: value, per_example, secondary; says "invalid: why" and exits 1 to refuse).
-    The scorer imports none of the candidate's code.
+    The judge lays out the inputs once the code is frozen, and imports none of it.
     """
 
-    command: tuple[str, ...]
+    judge: Judge
     predict: tuple[str, ...]
-    home: Path
-    cache: Path
     metric: str
-    parts: Mapping[Part, str]
     launch: Launch
     bounds: tuple[float, float] | None = None
+    gives: bool = True
     limits: Limits = field(default_factory=lambda: Limits(wall=600.0))
 
     def prepare(self, job: Job, *, seed: int, budget: float | None) -> Job:
-        """The job with the judge's gift to this seed in NIGHTLAB_GIVEN."""
-        given = _fresh(job.folder / "given")
-        self._judge("give", given, seed=seed, budget=budget, part="data")
-        return replace(job, readable=(*job.readable, given), env={**job.env, "NIGHTLAB_GIVEN": str(given)})
+        """The job, which may not read what is the judge's; with the judge's gift where it gives."""
+        return given(self.judge, job, seed=seed, budget=budget, gives=self.gives)
 
     def evaluate(self, run: Run, job: Job, *, seed: int, part: Part = "data") -> Measurement:
         """What the judge says of the predictions this run's code makes."""
         inputs, answers = _fresh(run.folder / f"inputs-{part}"), _fresh(run.folder / f"predictions-{part}")
-        self._judge("ask", inputs, seed=seed, budget=None, part=part)
+        self.judge.ask(inputs, seed=seed, part=part)
+        asked = fingerprint(inputs)
         predicting = replace(
             job,
             id=f"{job.id}-predict-{part}",
@@ -135,6 +162,7 @@ class Predictions:
             limits=self.limits,
             readable=(inputs, run.out),
             writable=(answers,),
+            hidden=self.judge.secrets,
             env={
                 **{k: v for k, v in job.env.items() if k != "NIGHTLAB_GIVEN"},
                 "NIGHTLAB_OUT": str(run.out),
@@ -143,52 +171,43 @@ class Predictions:
             },
         )
         predicted = self.launch(predicting)
-        if predicted.outcome is not Outcome.FINISHED:
-            raise Invalid(f"predicting failed: {predicted.reason}; {last_line(predicted.log())}")
-        score = _score(self._judge("score", answers, seed=seed, budget=None, part=part))
+        _need_answers(predicted, run, answers)
+        score = named(self.judge.score(answers, seed=seed, part=part), asked)
         for folder in (inputs, answers, predicted.folder):  # often larger than the model; made anew if asked again
             shutil.rmtree(folder, ignore_errors=True)
         return replace(score, value=plausible(score.value, self.metric, self.bounds))
 
-    def _judge(self, verb: str, folder: Path, *, seed: int, budget: float | None, part: Part) -> str:
-        environment = {
-            "PATH": os.environ.get("PATH", os.defpath),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "LANG": "C.UTF-8",
-            "NIGHTLAB_SEED": str(seed),
-            "NIGHTLAB_DATA": self.parts[part],
-            "NIGHTLAB_CACHE": str(self.cache),
-        } | ({} if budget is None else {"NIGHTLAB_BUDGET": f"{budget:.17g}"})
-        command = [*self.command, verb, str(folder)]
-        done = subprocess.run(
-            command, cwd=self.home, env=environment, capture_output=True, text=True, errors="replace", check=False
-        )
-        if done.returncode == 0:
-            return done.stdout
-        said = last_line(done.stderr)
-        if verb == "score" and said.startswith("invalid: "):
-            raise Invalid(said.removeprefix("invalid: "))
-        raise BadTask(f"the judge failed at {shlex.join(command)}: {said or f'exit code {done.returncode}'}")
+
+def given(judge: Judge, job: Job, *, seed: int, budget: float | None, gives: bool) -> Job:
+    """A job that may not read the judge's secrets, with its gift to this seed in NIGHTLAB_GIVEN where it gives."""
+    job = replace(job, hidden=(*job.hidden, *judge.secrets))
+    if not gives:
+        return job
+    gift = _fresh(job.folder / "given")
+    judge.give(gift, seed=seed, budget=budget)
+    return replace(job, readable=(*job.readable, gift), env={**job.env, "NIGHTLAB_GIVEN": str(gift)})
+
+
+def _need_answers(predicted: Run, run: Run, answers: Path) -> None:
+    """Raise Invalid where nothing was predicted, saying so when the run before it left nothing to predict with."""
+    idle = "; the run itself left nothing in NIGHTLAB_OUT" if _is_empty(run.out) else ""
+    if predicted.outcome is not Outcome.FINISHED:
+        raise Invalid(f"predicting failed: {predicted.reason}; {last_line(predicted.log())}{idle}")
+    if _is_empty(answers):
+        raise Invalid(f"left no predictions in NIGHTLAB_PREDICTIONS{idle}")
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether nothing is there; outside a jail a run can even take the folder away."""
+    try:
+        return not os.listdir(folder)
+    except OSError:
+        return True
 
 
 def _fresh(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _score(printed: str) -> Measurement:
-    try:
-        said: Any = json.loads(printed)
-        secondary = {str(name): float(value) for name, value in said.get("secondary", {}).items()}
-        return Measurement(float(said["value"]), secondary=secondary)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadTask(f"the judge must print one JSON line with a 'value'; it printed {printed[:200]!r}") from error
-
-
-def last_line(text: str) -> str:
-    """The last line that says anything; of a traceback, its message."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:500] if lines else ""
 
 
 def command_line(text: str, *, folder: Path) -> tuple[str, ...]:

@@ -351,6 +351,7 @@ class Loop:
             "secondary": dict(finding.measurement.secondary) if finding.measurement else {},
             "examples": finding.measurement.examples if finding.measurement else "",
             "tail": finding.tail,
+            "facts": dict(finding.facts),
             "seconds": cost.seconds,
             "cpu_seconds": cost.cpu_seconds,
             "peak_mb": cost.peak_mb,
@@ -562,7 +563,8 @@ class Loop:
         self.noise.learn_start(self.ledger)
         self.slots.set_baseline(self._costs[:runs])
         if self.ledger.experiment(BASELINE).status.is_open:
-            value, reason = fmean(base.values), f"the start; one run varies by {self.sigma or 0:.3g}"
+            noise = f"one run varies by {self.sigma:.3g}" if self.sigma else "runs repeat exactly, whatever the seed"
+            value, reason = fmean(base.values), f"the start; {noise}"
             body: dict[str, Any] = {"status": Status.KEPT, "value": value, "reason": reason, "grade": "E1", "pool": []}
             self._write(Event("decided", "0", body, BASELINE))
             self._write(Event("measured", "0", self.noise.power(self.ledger), BASELINE))

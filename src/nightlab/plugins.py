@@ -15,7 +15,11 @@ _ONE = {"proposers": "proposer", "executors": "executor", "evaluators": "evaluat
 _OURS: dict[str, dict[str, str]] = {
     "proposers": {"tuner": "nightlab.tuner:arms", "unchanged": "nightlab.proposer:Unchanged"},
     "executors": {"local": "nightlab.executor:LocalExecutor"},
-    "evaluators": {"printed": "nightlab.evaluator:Printed", "predictions": "nightlab.evaluator:Predictions"},
+    "evaluators": {
+        "printed": "nightlab.evaluator:Printed",
+        "artifact": "nightlab.evaluator:Artifact",
+        "predictions": "nightlab.evaluator:Predictions",
+    },
     "policies": {
         "race": "nightlab.decide:race",
         "lean": "nightlab.decide:lean",

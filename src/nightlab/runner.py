@@ -8,12 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nightlab.errors import BadTask, Invalid, StudyStuck
+from nightlab import facts
+from nightlab.errors import BadTask, Invalid, StudyStuck, Unscored
 from nightlab.evaluator import Evaluator, command_line
 from nightlab.executor import Executor
 from nightlab.task import Task
@@ -23,6 +24,7 @@ from nightlab.workspace import Checkout, Repository, Tree, free_bytes, remove
 Purpose = Literal["candidate", "incumbent", "repeat", "audit", "prune", "transfer"]
 _LEAST_FREE = 100 * 1024 * 1024
 _MEASURED = "measured"
+_TELLING = 0.5  # seconds of the baseline above which its time tells something about work
 _SLACK = 0.2  # seconds: what an interpreter's start varies by
 
 
@@ -49,7 +51,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What an attempt came to: the run, and a measurement or the reason why there is none."""
+    """What an attempt came to: the run, a measurement or the reason why there is none, and what really ran."""
 
     attempt: Attempt
     run: Run
@@ -57,6 +59,7 @@ class Finding:
     sealed: Measurement | None = None
     invalid: str | None = None
     tail: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Slots(Protocol):
@@ -156,31 +159,41 @@ class Runner:
 
     def _perform(self, checkout: Checkout, attempt: Attempt, tree: Tree, texts: Files, adopting: bool) -> Finding:
         hidden = [path for path in tree.entries if self.task.is_hidden(path)]
-        job = self._job(attempt, checkout.folder)
+        job, busy = self._job(attempt, checkout.folder), facts.load()
         run = self.executor.recover(job) if adopting else None
         checkout.lay(tree, without=hidden, texts=texts)
         if run is None:
             job = self.evaluator.prepare(job, seed=attempt.seed, budget=self._amount(attempt))
             run = self.executor.submit(job).result()
-        tail = run.log()[-2000:]
         run = self._held_to_its_budget(attempt, run)
+        log = run.log()
+        found = Finding(attempt, run, tail=log[-2000:], facts=facts.facts(log, tree, checkout, busy=busy))
         if run.outcome is not Outcome.FINISHED:
             self._blame(checkout, run)
-            return Finding(attempt, run, tail=tail)
+            return found
         try:
             self._check_seal(checkout)
-            return self._measure(attempt, run, job, tail)
+            return self._measure(found, job)
         except Invalid as problem:
-            return Finding(attempt, run, invalid=str(problem), tail=tail)
+            return replace(found, invalid=str(problem))
+        except Unscored as problem:
+            if attempt.purpose != "candidate":  # nothing to blame but the judge, and nothing it could decide
+                raise
+            return replace(found, invalid=str(problem))
 
-    def _measure(self, attempt: Attempt, run: Run, job: Job, tail: str) -> Finding:
+    def _measure(self, found: Finding, job: Job) -> Finding:
+        attempt, run = found.attempt, found.run
+        if attempt.purpose == "candidate" and (problem := too_fast(self.task, self._baseline, run.cost)):
+            raise Invalid(problem)
         # Drawn from the run's seed, which the code never sees in this form; the two sides of an audit share it.
         seed = derived_seed(self.seed, "evaluate", attempt.seed)
         measurement = self.evaluator.evaluate(run, job, seed=seed)
         self._keep_examples(run, measurement)
-        opens_seal = attempt.purpose == "audit" and self.task.metric.level != "printed"
-        sealed = self.evaluator.evaluate(run, job, seed=seed, part="sealed") if opens_seal else None
-        return Finding(attempt, run, measurement, sealed, tail=tail)
+        if attempt.purpose != "audit" or not self.task.has_sealed:
+            return replace(found, measurement=measurement)
+        return replace(
+            found, measurement=measurement, sealed=self.evaluator.evaluate(run, job, seed=seed, part="sealed")
+        )
 
     def _held_to_its_budget(self, attempt: Attempt, run: Run) -> Run:
         cap, used = allowed_cpu(self.task, self._baseline), run.cost.cpu_seconds
@@ -267,16 +280,35 @@ def allowed_cpu(task: Task, baseline: list[Cost]) -> float | None:
     return factor * median(cost.cpu_seconds for cost in baseline) + _SLACK
 
 
+def too_fast(task: Task, baseline: list[Cost], cost: Cost) -> str | None:
+    """Why a finished run may not be believed to have done its work: it took next to none of the baseline's time.
+
+    Not covered: a run that does nothing for long enough, and any baseline of half a second or less, most of which
+    is an interpreter's start.
+    """
+    kind = "seconds" if task.budget.kind == "wall" else "cpu_seconds"
+    needed, took = median(getattr(one, kind) for one in baseline) if baseline else 0.0, getattr(cost, kind)
+    if needed <= _TELLING or took >= task.limits.fastest * needed:
+        return None
+    unit = "s" if task.budget.kind == "wall" else "CPU s"
+    return (
+        f"finished in {took:.2g} {unit}, the baseline needs {needed:.2g}: too fast to be believed; where such a gain "
+        "is what the task is after, write fastest = 0 in [limits]"
+    )
+
+
 def limits(task: Task, baseline: list[Cost], *, is_candidate: bool) -> Limits:
     """When a run is ended from outside: from the baseline's own use where it has been seen, else the task's timeout.
 
-    A wall budget is held tightly (a loose deadline lets slow cheats win). A kept tree has more room than a candidate:
+    A wall budget is held tightly, with the start-up and evaluation seen at the baseline on top (a loose deadline lets
+    slow cheats win). A kept tree has more room than a candidate:
     the same work takes a third more CPU seconds when the neighbours are busy, and that must not fail an incumbent.
     """
     wall, cpu, caps = task.budget.timeout, allowed_cpu(task, baseline), task.limits
     if baseline:
         seen = median(cost.seconds for cost in baseline)
-        wall = 1.15 * seen + _SLACK if task.budget.kind == "wall" else max(20 * seen, 60.0)
+        granted = max(seen, task.budget.amount or 0.0)  # a baseline that ended early had its whole budget to use
+        wall = 1.15 * granted + _SLACK if task.budget.kind == "wall" else max(20 * seen, 60.0)
     room = 1.0 if is_candidate else 2.0
     return Limits(
         wall=wall * room,

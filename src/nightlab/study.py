@@ -15,14 +15,16 @@ from nightlab import plugins, task
 from nightlab.audit import PRUNE_FROM, Auditor, Say
 from nightlab.decide import Policy
 from nightlab.errors import BadTask, NotFound
-from nightlab.evaluator import Evaluator, Predictions, Printed, command_line
+from nightlab.evaluator import Artifact, Evaluator, Predictions, Printed, command_line
 from nightlab.executor import LocalExecutor
+from nightlab.judge import Judge, Part
 from nightlab.ledger import Event, Ledger
 from nightlab.lineage import Lineage
 from nightlab.loop import CHECKPOINT, Loop, Stop
 from nightlab.place import Place
 from nightlab.proposer import Proposer
 from nightlab.runner import Runner
+from nightlab.sealed import examine, located
 from nightlab.task import PROGRAM_FILE, TASK_FILE, Task
 from nightlab.values import Cost
 from nightlab.workspace import Checkout, patched, touched
@@ -54,7 +56,8 @@ def _opened(place: Place) -> Ledger:
     """The study's ledger. One whose baseline never gave a number is put aside: the study starts anew from HEAD."""
     ledger = Ledger(place.ledger)
     failed = [run for run in ledger.runs(0) if run["outcome"] is not None and run["value"] is None]
-    if ledger.incumbent() is not None or not failed:
+    moved = (ledger.study() or {}).get("base") not in (None, place.repository.head())  # a judge mended and committed
+    if ledger.incumbent() is not None or not (failed or moved):
         return ledger
     ledger.close()
     place.ledger.rename(place.ledger.with_name("ledger-failed.sqlite"))
@@ -87,12 +90,14 @@ class Study:
             if (value := asked.get(name)) is not None and value != before:
                 words = f"study {place.name} was started with {name} {before!r}, not {value!r}"
                 raise BadTask(f"{words}; another {name} is another study: nightlab run --study NAME")
+        self.judged_on = ""
         self.facts = known or self._start(seed or 0, policy or "race")
         session = {"slots": slots, "jail": self.executor.level}
         self.ledger.append(Event("began", str(self.ledger.count("began")), session))
 
     def _start(self, seed: int, policy: str) -> dict[str, Any]:
         plugins.load("policies", policy)
+        self.judged_on = examine(self.task, self.place.root)
         commit = self.place.repository.head()
         facts = {
             "study": self.place.name,
@@ -161,7 +166,8 @@ class Study:
         if best is None or (audited and audited.body["experiment"] == best.id):
             return
         say(
-            "Auditing: the result against the start, on fresh seeds" + (" and sealed data." if self.has_sealed else ".")
+            "Auditing: the result against the start, on fresh seeds"
+            + (" and sealed data." if self.task.has_sealed else ".")
         )
         found = auditor.audit()
         if found and found["low"] > 0:
@@ -188,11 +194,6 @@ class Study:
                 return reason
             stop = stop.after(loop.opened, time.monotonic() - began)
 
-    @property
-    def has_sealed(self) -> bool:
-        """Whether there is data that only an audit may look at."""
-        return self.task.metric.level != "printed"
-
     def close(self) -> None:
         """Let go of processes, files and trees; what still runs is ended, and run again later."""
         if "runner" in self.__dict__:
@@ -205,26 +206,30 @@ class Study:
 
     def _evaluator(self) -> Evaluator:
         metric, judge, repository = self.task.metric, self.task.judge, self.place.repository
-        if judge is None or self.task.task.predict is None:
+        if judge is None or metric.level == "printed":
             return Printed(metric.name, metric.bounds)
         # The judge's own copy of the base commit: what a run changes never reaches it.
         home = Checkout(self.place.home / "judge", repository).lay(repository.tree(self.facts["base"]))
         cache = self.place.home / "cache"
         cache.mkdir(exist_ok=True)
-        return Predictions(
+        sides: dict[Part, str] = {"data": judge.data, "sealed": judge.sealed}
+        asked = Judge(
             command=command_line(judge.run, folder=self.place.root),
-            predict=command_line(self.task.task.predict, folder=self.place.root),
             home=home,
             cache=cache,
-            metric=metric.name,
-            parts={"data": self._part(judge.data), "sealed": self._part(judge.sealed)},
-            launch=lambda job: self.executor.submit(job).result(),
-            bounds=metric.bounds,
+            parts={part: str(located(name, self.place.root) or name) for part, name in sides.items()},
         )
-
-    def _part(self, name: str) -> str:
-        path = self.place.root / name
-        return str(path) if path.exists() else name
+        known: dict[str, Any] = {
+            "judge": asked,
+            "metric": metric.name,
+            "bounds": metric.bounds,
+            "gives": self.task.gives,
+        }
+        if metric.level == "artifact":
+            most = int(self.task.limits.artifact_mb * 1024 * 1024)
+            return Artifact(name=self.task.task.artifact or "", most=most, **known)
+        predict = command_line(self.task.task.predict or "", folder=self.place.root)
+        return Predictions(predict=predict, launch=lambda job: self.executor.submit(job).result(), **known)
 
     def _ideas(self) -> dict[str, str]:
         glob = self.task.task.ideas

@@ -33,12 +33,29 @@ Command = Annotated[str, AfterValidator(_command)]
 """A command line as a shell would split it."""
 
 
+ARTIFACTS = (".npz", ".safetensors", ".json")
+_PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib")
+
+
+def _artifact(name: str) -> str:
+    ending = PurePosixPath(name).suffix
+    if ending in _PICKLES:
+        raise ValueError(f"a {ending} file may hold code that runs when it is opened; leave one of {_KINDS}")
+    if PurePosixPath(name).name != name or ending not in ARTIFACTS:
+        raise ValueError(f"an artifact is the name of one file in NIGHTLAB_OUT, one of {_KINDS}")
+    return name
+
+
+_KINDS = ", ".join(ARTIFACTS)
+
+
 class What(_Section):
     """[task]: what is run, what may change, what a run may read besides its tree."""
 
     run: Command
     editable: tuple[str, ...] = Field(strict=False, min_length=1)
     predict: Command | None = None
+    artifact: Annotated[str, AfterValidator(_artifact)] | None = None
     data: tuple[str, ...] = Field(default=(), strict=False)
     env: tuple[str, ...] = Field(default=(), strict=False)
     ideas: str | None = None
@@ -49,7 +66,7 @@ class Metric(_Section):
 
     name: str = Field(min_length=1)
     direction: Direction
-    level: Literal["printed", "predictions"] = "printed"
+    level: Literal["printed", "artifact", "predictions"] = "printed"
     bounds: tuple[float, float] | None = Field(default=None, strict=False)
 
     @model_validator(mode="after")
@@ -73,21 +90,28 @@ class Budget(_Section):
 
 
 class Judge(_Section):
-    """[judge]: the sealed scorer; its files are never copied where a run can read them."""
+    """[judge]: the sealed scorer; its files are never copied where a run can read them.
+
+    Without `sealed` the audit has fresh seeds only. `gives` says whether `give` lays out what runs train on; unless
+    said, it does at level predictions and does not at level artifact.
+    """
 
     run: Command
     files: tuple[str, ...] = Field(default=(), strict=False)
     data: str = "validation"
-    sealed: str = "sealed"
+    sealed: str = ""
+    gives: bool | None = None
 
 
 class Caps(_Section):
-    """[limits]: what a run may use up besides time."""
+    """[limits]: what a run may use up besides time; `fastest` is the share of the baseline's time it must take."""
 
     memory_mb: float | None = Field(default=None, gt=0)
     processes: int = Field(default=512, gt=0)
     log_mb: float = Field(default=64.0, gt=0)
     silence: float | None = Field(default=None, gt=0)
+    artifact_mb: float = Field(default=1024.0, gt=0)
+    fastest: float = Field(default=0.05, ge=0, lt=1)
 
 
 class Rung(_Section):
@@ -111,7 +135,25 @@ class Task(_Section):
     def _complete(self) -> Self:
         if self.metric.level == "predictions" and not (self.judge and self.task.predict):
             raise ValueError("level 'predictions' needs [judge] run and [task] predict")
+        if self.metric.level == "artifact" and not (self.judge and self.task.artifact):
+            raise ValueError("level 'artifact' needs [judge] run and [task] artifact")
+        for shown in self.task.data:
+            if kept := next((name for name in self._judge_files() if _holds(shown, name) or _holds(name, shown)), None):
+                raise ValueError(
+                    f"[task] data {shown!r} would show runs the judge's {kept!r}; name only what they may see"
+                )
         return self
+
+    @property
+    def has_sealed(self) -> bool:
+        """Whether the audit has data that no decision was made with."""
+        return self.metric.level != "printed" and self.judge is not None and bool(self.judge.sealed)
+
+    @property
+    def gives(self) -> bool:
+        """Whether the judge lays out what each run may train on."""
+        said = self.judge.gives if self.judge else False
+        return self.metric.level == "predictions" if said is None else said
 
     def is_editable(self, path: str) -> bool:
         """Whether a proposal may change this file; the judge's own files never are."""
@@ -119,13 +161,19 @@ class Task(_Section):
 
     def is_hidden(self, path: str) -> bool:
         """Whether this file is the judge's and must not be where a run can read it."""
-        return any(path == name or path.startswith(name.rstrip("/") + "/") for name in self._judge_files())
+        return any(_holds(name, path) for name in self._judge_files())
 
     def _judge_files(self) -> Iterable[str]:
         if self.judge is None:
             return ()
         words = [word for word in shlex.split(self.judge.run) if word.endswith(".py")]
-        return (*words, *self.judge.files, self.judge.data, self.judge.sealed)
+        names = (*words, *self.judge.files, self.judge.data, self.judge.sealed)
+        return (name for name in names if name)
+
+
+def _holds(folder: str, path: str) -> bool:
+    """Whether a path is this file or folder, or lies in it."""
+    return PurePosixPath(path).is_relative_to(PurePosixPath(folder))
 
 
 def load(folder: Path) -> Task:

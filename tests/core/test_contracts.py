@@ -10,6 +10,7 @@ import pytest
 from nightlab import plugins
 from nightlab.evaluator import Predictions, Printed
 from nightlab.executor import LocalExecutor
+from nightlab.judge import Judge
 from nightlab.proposer import Proposer, Scripted, Unchanged
 from nightlab.testing.evaluator_contract import EvaluatorContract, Finished
 from nightlab.testing.proposer_contract import ProposerContract
@@ -81,12 +82,14 @@ class TestPredictions(EvaluatorContract):
         (tmp_path / "judge" / "judge.py").write_text(JUDGE)
         executor = LocalExecutor()
         return Predictions(
-            command=("python3", "judge.py"),
+            judge=Judge(
+                command=("python3", "judge.py"),
+                home=tmp_path / "judge",
+                cache=tmp_path,
+                parts={"data": "validation", "sealed": "sealed"},
+            ),
             predict=("python3", "predict.py"),
-            home=tmp_path / "judge",
-            cache=tmp_path,
             metric="score",
-            parts={"data": "validation", "sealed": "sealed"},
             launch=lambda job: executor.submit(job).result(),
         )
 
@@ -109,4 +112,4 @@ class TestPredictions(EvaluatorContract):
         prepared = evaluator.prepare(replace(job, folder=job.folder / "next"), seed=1, budget=10.0)
 
         assert prepared.env["NIGHTLAB_GIVEN"] == str(prepared.readable[0])
-        assert not any(str(evaluator.home).startswith(str(path)) for path in prepared.readable)
+        assert not any(str(evaluator.judge.home).startswith(str(path)) for path in prepared.readable)

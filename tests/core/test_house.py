@@ -13,12 +13,24 @@ HOUSE = Path(nightlab.__file__).parent
 FLOORS = [
     ["errors", "values"],
     ["stats", "simplicity", "decide", "prune", "task", "proposer", "processes"],
-    ["ledger", "workspace", "sandbox", "shim", "executor", "evaluator", "search", "plugins", "readings"],
-    ["lineage", "noise", "runner", "loop", "audit"],
+    [
+        "ledger",
+        "workspace",
+        "sandbox",
+        "shim",
+        "executor",
+        "artifact",
+        "judge",
+        "evaluator",
+        "search",
+        "plugins",
+        "readings",
+    ],
+    ["lineage", "noise", "facts", "runner", "loop", "audit"],
 ]
 """The core. A module imports from lower floors, and on its own floor only from the ones named before it."""
 EDGES = ["tuner", "tasks", "dashboard", "testing", "exports", "setup", "doctor", "report"]
-ROOF = ["place", "study", "check", "bench", "judgebench", "replay", "cli", "__main__"]
+ROOF = ["place", "sealed", "study", "check", "bench", "judgebench", "replay", "cli", "__main__"]
 """What puts the parts together."""
 
 

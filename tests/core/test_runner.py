@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nightlab.errors import BadTask
-from nightlab.runner import allowed_cpu, limits, mounts
+from nightlab.runner import allowed_cpu, limits, mounts, too_fast
 from nightlab.task import Task, parse
 from nightlab.values import Cost
 
@@ -35,6 +35,32 @@ def test_a_wall_budget_is_held_tightly_by_the_clock() -> None:
     found = limits(task("kind = 'wall'"), BASELINE, is_candidate=True)
 
     assert (found.wall, found.cpu) == (pytest.approx(1.15 * 12 + 0.2), None)
+
+
+def test_a_baseline_that_ended_early_leaves_candidates_their_whole_budget() -> None:
+    assert limits(task("kind = 'wall'\namount = 20"), BASELINE, is_candidate=True).wall == pytest.approx(23.2)
+    assert limits(task("kind = 'wall'\namount = 10"), BASELINE, is_candidate=True).wall == pytest.approx(14.0)
+
+
+@pytest.mark.parametrize(
+    ("budget", "cost", "words"),
+    [
+        ("kind = 'work'", Cost(9.0, 0.44), "finished in 0.44 CPU s, the baseline needs 9: too fast to be believed"),
+        ("kind = 'work'", Cost(0.1, 0.46), None),
+        ("kind = 'wall'", Cost(0.5, 9.0), "finished in 0.5 s, the baseline needs 12"),
+        ("kind = 'wall'", Cost(0.7, 0.0), None),
+        ("[limits]\nfastest = 0", Cost(0.0, 0.0), None),
+    ],
+)
+def test_too_fast_is_measured_against_the_baseline(budget: str, cost: Cost, words: str | None) -> None:
+    found = too_fast(task(budget), BASELINE, cost)
+
+    assert found is None if words is None else words in str(found)
+
+
+def test_nothing_is_too_fast_before_the_baseline_or_beside_a_quick_one() -> None:
+    assert too_fast(task(), [], Cost()) is None
+    assert too_fast(task(), [Cost(0.5, 0.4)], Cost()) is None
 
 
 def test_a_kept_tree_has_more_room_than_a_candidate() -> None:

@@ -46,6 +46,8 @@ def test_globs_cross_folders_only_with_two_stars() -> None:
         (GOOD + "[budget]\namount = 'much'\n", "line 8: budget.amount"),
         (GOOD + "bounds = [3, 1]\n", "not in rising order"),
         (GOOD + "level = 'predictions'\n", "needs [judge] run and [task] predict"),
+        (GOOD + "level = 'artifact'\n", "needs [judge] run and [task] artifact"),
+        (GOOD + "[limits]\nfastest = 1.0\n", "line 8: limits.fastest"),
         ("[task\n", "not valid TOML"),
         (GOOD.replace('"python train.py"', "'python \"train.py'"), "line 2: task.run"),
         (GOOD.replace('"python train.py"', '""'), "a command is empty"),
@@ -97,3 +99,16 @@ def test_the_judges_files_are_never_editable_and_are_hidden() -> None:
     assert task.is_hidden("judge/validation/a.bin")
     assert not task.is_editable("judge.py")
     assert task.is_editable("anything/else.py")
+
+
+def test_a_sealed_set_is_what_the_task_names_and_gifts_go_with_the_level() -> None:
+    printed = parse(GOOD)
+    text = GOOD.replace('"python train.py"', '"x"\npredict = "p"\nartifact = "m.json"')
+    judged = {
+        level: parse(text + f"level = '{level}'\n[judge]\nrun = 'j'\n" + more)
+        for level, more in (("artifact", "sealed = 's'\n"), ("predictions", "sealed = ''\n"))
+    }
+
+    assert [printed.has_sealed, judged["artifact"].has_sealed, judged["predictions"].has_sealed] == [False, True, False]
+    assert [printed.gives, judged["artifact"].gives, judged["predictions"].gives] == [False, False, True]
+    assert parse(text + "level = 'artifact'\n[judge]\nrun = 'j'\ngives = true\n").gives

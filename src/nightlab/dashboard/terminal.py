@@ -172,7 +172,9 @@ def power_line(found: Mapping[str, Any]) -> str:
     """What the start of a study promises."""
     if not found["sigma"]:
         return "runs repeat exactly: one run decides"
-    shared = f"seeds are shared (correlation {found['correlation']:.2f})" if found["correlation"] > 0.3 else "seeds differ"
+    shared = (
+        f"seeds are shared (correlation {found['correlation']:.2f})" if found["correlation"] > 0.3 else "seeds differ"
+    )
     known = f"{found['examples']} examples: good for about {found['good_for'] or 'a million'} decisions"
     return (
         f"one run varies by {found['sigma']:.3g}, {shared}; in 100 runs gains above {found['visible_gain']:.3g} can be "
