@@ -169,7 +169,7 @@ def test_a_night_whose_audit_shows_no_gain_leaves_the_branch_as_a_whole(lab: Lab
 
 
 def test_an_opened_seal_is_counted_even_if_the_audit_dies(lab: Lab) -> None:
-    sealed = TASK + 'level = "predictions"\n[judge]\nrun = "python judge.py"\n'
+    sealed = TASK + 'level = "predictions"\n[judge]\nrun = "python judge.py"\nsealed = "sealed"\n'
     sealed = sealed.replace("editable", 'predict = "python predict.py"\neditable')
     with pytest.raises(StudyStuck, match="gave no number in the audit"):
         auditor(lab, lambda attempt, texts: "gone", sealed).audit()

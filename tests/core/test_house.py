@@ -89,7 +89,7 @@ def test_the_core_can_be_read_in_an_hour() -> None:
     shim = sum(counts.pop(room) for room in ("shim", "processes"))
 
     print(f"the core holds {sum(counts.values())} lines of code, and the shim {shim}")
-    assert sum(counts.values()) <= 3600
+    assert sum(counts.values()) <= 4000
     assert shim <= 600
 
 
