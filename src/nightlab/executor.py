@@ -56,8 +56,11 @@ class Executor(Protocol):
 class LocalExecutor:
     """Runs on this machine. It does not queue: whoever submits counts the slots."""
 
-    def __init__(self, slots: int = 1, level: str | None = None, *, linger: float = LINGER) -> None:
-        self._slots, self._forced, self._linger = slots, level, linger
+    def __init__(
+        self, slots: int = 1, level: str | None = None, *, linger: float = LINGER, unsafe: bool = False
+    ) -> None:
+        """A level is forced; else the strongest that works, and `unsafe` says that this may be none at all."""
+        self._slots, self._forced, self._linger, self._unsafe = slots, level, linger, unsafe
         self._level: str | None = None
         self._server: _Server | None = None
         self._mutex = threading.Lock()
@@ -72,7 +75,7 @@ class LocalExecutor:
     def level(self) -> str:
         """The sandbox level its runs live in, found by trying it out once."""
         if self._level is None:
-            self._level = sandbox.probe(self._forced)
+            self._level = sandbox.probe(self._forced, unsafe=self._unsafe)
         return self._level
 
     def submit(self, job: Job) -> Future[Run]:

@@ -13,7 +13,7 @@ HOUSE = Path(nightlab.__file__).parent
 FLOORS = [
     ["errors", "values"],
     ["stats", "decide", "prune", "task", "proposer", "processes"],
-    ["ledger", "workspace", "sandbox", "shim", "executor", "evaluator", "search", "plugins", "readings"],
+    ["ledger", "workspace", "landlock", "sandbox", "shim", "executor", "evaluator", "search", "plugins", "readings"],
     ["runner", "loop", "audit"],
 ]
 """The core. A module imports from lower floors, and on its own floor only from the ones named before it."""
