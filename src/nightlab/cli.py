@@ -38,6 +38,7 @@ app.add_typer(bench_app, name="bench")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 StudyName = Annotated[str, typer.Option("--study", help="The study's name.")]
 Workers = Annotated[int, typer.Option(min=1, help="How many runs at a time.")]
+Unsafe = Annotated[bool, typer.Option("--unsafe", help="Where no jail works, run without one; or in a weaker one.")]
 Id = Annotated[int, typer.Argument(metavar="ID", help="The experiment's number.")]
 
 
@@ -89,6 +90,7 @@ def demo(
     for_: Annotated[str, typer.Option("--for", help="How long to search.")] = "8m",
     experiments: Annotated[int | None, typer.Option(min=1, help="Stop after so many experiments.")] = None,
     seed: Annotated[int, typer.Option(help="Where all chance comes from.")] = 0,
+    unsafe: Unsafe = False,
     as_json: Json = False,
 ) -> None:
     """A real study on this machine: no key, no GPU, no download."""
@@ -105,7 +107,7 @@ def demo(
     say = (lambda _: None) if as_json else print
     say(f"The {template} template is in {Path.cwd()}. The tuner searches for {for_}; no language model is used.")
     stop = Stop(experiments=experiments, seconds=seconds(for_))
-    with _opened("main", seed=seed, workers=workers) as study:
+    with _opened("main", seed=seed, workers=workers, unsafe=unsafe) as study:
         _search(study, "tuner", stop, is_quiet=as_json)
         say("Auditing: the result against the start, on fresh seeds and sealed data.")
         study.audit()
@@ -133,6 +135,7 @@ def run(
     target: Annotated[float | None, typer.Option(help="Stop when the metric reaches this.")] = None,
     seed: Annotated[int | None, typer.Option(help="Where all chance comes from (0 unless said at the start).")] = None,
     policy: Annotated[str | None, typer.Option(help="How to decide: race, lean, greedy.")] = None,
+    unsafe: Unsafe = False,
     study: StudyName = "main",
     as_json: Json = False,
 ) -> None:
@@ -140,7 +143,7 @@ def run(
     from nightlab.loop import Stop
 
     stop = Stop(experiments, seconds(for_) if for_ else None, target)
-    with _opened(study, seed=seed, policy=policy, workers=workers) as opened:
+    with _opened(study, seed=seed, policy=policy, workers=workers, unsafe=unsafe) as opened:
         if not as_json:
             _say_what_is_left_out(opened)
         reason = _search(opened, agent, stop, is_quiet=as_json)
@@ -154,12 +157,13 @@ def run(
 def check(
     runs: Annotated[int, typer.Option(min=2, help="How many times to run the baseline.")] = 3,
     workers: Workers = 1,
+    unsafe: Unsafe = False,
     as_json: Json = False,
 ) -> None:
     """Run the baseline a few times: its noise, the smallest gain that can be seen, what a night buys."""
     from nightlab.check import check
 
-    found = check(_place("main"), runs=runs, slots=workers)
+    found = check(_place("main"), runs=runs, slots=workers, unsafe=unsafe)
     if as_json:
         _print_json(found)
         return
@@ -171,6 +175,7 @@ def check(
         if found["sigma"]
         else "Runs repeat exactly."
     )
+    _say_if_unjailed(found)
     print(f"Eight hours are about {found['runs_a_night']} runs. {found['trust']}")
 
 
@@ -178,11 +183,12 @@ def check(
 def audit(
     repeats: Annotated[int | None, typer.Option(min=2, help="Fresh seeds on either side.")] = None,
     workers: Workers = 1,
+    unsafe: Unsafe = False,
     study: StudyName = "main",
     as_json: Json = False,
 ) -> None:
     """What the incumbent is really worth: against the start, on fresh seeds and sealed data."""
-    with _opened(study, workers=workers, must_exist=True) as opened:
+    with _opened(study, workers=workers, must_exist=True, unsafe=unsafe) as opened:
         found = opened.audit(repeats)
     if found is None:
         raise StudyStuck("there is nothing to audit: nothing has been kept yet")
@@ -209,6 +215,7 @@ def status(study: StudyName = "main", as_json: Json = False) -> None:
     if facts["metric"] is None:
         print("it has not begun yet")
         return
+    _say_if_unjailed(facts)
     print(f"{facts['metric']}: {_number(start['value'])} at the start, {_number(best['value'])} now ({best['grade']})")
     if facts["audited"]:
         print(audit_line(facts))
@@ -449,7 +456,9 @@ def doctor(as_json: Json = False) -> None:
 @bench_app.command()
 def overhead(
     experiments: Annotated[int, typer.Option(min=10, help="How many.")] = 300,
-    jail: Annotated[str | None, typer.Option(help="process or bubblewrap; the best there is unless said.")] = None,
+    jail: Annotated[
+        str | None, typer.Option(help="bubblewrap, landlock, landlock-only, process; the best unless said.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """The lab's own time per experiment: instant proposer, a script that prints a metric at once, one slot."""
@@ -556,7 +565,13 @@ def _place(name: str) -> Place:
 
 @contextmanager
 def _opened(
-    name: str, *, seed: int | None = None, policy: str | None = None, workers: int = 1, must_exist: bool = False
+    name: str,
+    *,
+    seed: int | None = None,
+    policy: str | None = None,
+    workers: int = 1,
+    must_exist: bool = False,
+    unsafe: bool = False,
 ) -> Iterator[Study]:
     from nightlab.place import held
     from nightlab.study import Study
@@ -565,7 +580,7 @@ def _opened(
     if must_exist:
         place.read().close()
     with held(place):
-        study = Study(place, seed=seed, policy=policy, slots=workers)
+        study = Study(place, seed=seed, policy=policy, slots=workers, unsafe=unsafe)
         try:
             yield study
         finally:
@@ -661,6 +676,7 @@ def _report(name: str) -> None:
         f"\n{facts['experiments']} experiments, {facts['kept']} kept, {facts['discarded']} discarded, "
         f"{facts['crashed']} failed."
     )
+    _say_if_unjailed(facts)
     if facts["audited"]:
         print(audit_line(facts))
         validation = facts["audited"]["validation"]
@@ -712,6 +728,13 @@ def _say_what_is_left_out(study: Study) -> None:
     if study.is_new and (left := study.place.repository.left_out()):
         shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
         print(f"the study starts from HEAD and leaves out what is not committed: {shown}")
+
+
+def _say_if_unjailed(facts: dict[str, Any]) -> None:
+    if facts["jail"] == "process":
+        from nightlab.doctor import jail_in_words
+
+        print(f"not jailed, by --unsafe: {jail_in_words('process')}")
 
 
 def _number(value: float | None) -> str:

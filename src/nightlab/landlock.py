@@ -125,7 +125,7 @@ def _complain(words: str, code: int) -> int:
 
 
 def _die_with_parent() -> None:
-    """Have the kernel end us when our parent ends; if it was too early for that, nobody reads what we print any more."""
+    """Have the kernel end us when our parent ends; if it has already, nobody reads any more what we print."""
     _call("prctl", 1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, KILL
     output = select.poll()
     output.register(1, 0)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nightlab import plugins, task
+from nightlab import plugins, sandbox, task
 from nightlab.audit import Audit, audit
 from nightlab.decide import Policy
-from nightlab.errors import BadTask, NotFound
+from nightlab.errors import BadTask, NightlabError, NotFound
 from nightlab.evaluator import Evaluator, Predictions, Printed, command_line
 from nightlab.executor import LocalExecutor
 from nightlab.ledger import Event, Ledger
@@ -65,12 +65,16 @@ class Study:
         policy: str | None = None,
         slots: int = 1,
         jail: str | None = None,
+        unsafe: bool = False,
     ) -> None:
-        """Open the study at a place, or start it from HEAD. The caller holds it (`held`)."""
+        """Open the study at a place, or start it from HEAD. The caller holds it (`held`).
+
+        The strongest jail there is unless one is forced; `unsafe` allows none, and a weaker one than at the start.
+        """
         self.place = place
         self.task = load_task(place)
         self.ledger = _opened(place)
-        self._slots, self._jail = slots, jail
+        self._slots, self._jail, self._unsafe = slots, jail, unsafe
         known = self.ledger.study()
         self.is_new = known is None
         metric = self.task.metric
@@ -80,7 +84,22 @@ class Study:
             if (value := asked.get(name)) is not None and value != before:
                 words = f"study {place.name} was started with {name} {before!r}, not {value!r}"
                 raise BadTask(f"{words}; another {name} is another study: nightlab run --study NAME")
-        self.facts = known or self._start(seed or 0, policy or "race")
+        self.facts = self._checked(known) if known else self._start(seed or 0, policy or "race")
+
+    def _checked(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What was known of the study; with the weaker jail from now on, if one is allowed to it."""
+        level, before = self.executor.level, facts.get("jail")
+        if before is None or not sandbox.is_weaker(level, before):
+            return facts
+        if not (self._unsafe or self._jail):
+            trouble = sandbox.why_not(before) or "it works again"
+            raise NightlabError(
+                f"study {self.place.name} was started in the jail {before!r}, which does not work now ({trouble}); "
+                f"{sandbox.mend(trouble)}. To go on in the weaker {level!r}: --unsafe"
+            )
+        lowered = {**facts, "jail": level}
+        self.ledger.append(Event("study", level, lowered))
+        return lowered
 
     def _start(self, seed: int, policy: str) -> dict[str, Any]:
         plugins.load("policies", policy)
@@ -103,7 +122,7 @@ class Study:
     @cached_property
     def executor(self) -> LocalExecutor:
         """Where runs happen."""
-        return LocalExecutor(self._slots, self._jail)
+        return LocalExecutor(self._slots, self._jail, unsafe=self._unsafe)
 
     @cached_property
     def runner(self) -> Runner:
