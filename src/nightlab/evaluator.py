@@ -13,6 +13,7 @@ import os
 import re
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -145,6 +146,7 @@ class Predictions:
         predicted = self.launch(predicting)
         if predicted.outcome is not Outcome.FINISHED:
             raise Invalid(f"predicting failed: {predicted.reason}; {last_line(predicted.log())}")
+        _refuse_links(answers)
         score = _score(self._judge("score", answers, seed=seed, budget=None, part=part))
         for folder in (inputs, answers, predicted.folder):  # often larger than the model; made anew if asked again
             shutil.rmtree(folder, ignore_errors=True)
@@ -169,6 +171,14 @@ class Predictions:
         if verb == "score" and said.startswith("invalid: "):
             raise Invalid(said.removeprefix("invalid: "))
         raise BadTask(f"the judge failed at {shlex.join(command)}: {said or f'exit code {done.returncode}'}")
+
+
+def _refuse_links(answers: Path) -> None:
+    """The judge opens what lies here, and a link would have it open its own answers, or wait on a pipe for ever."""
+    for folder, folders, files in os.walk(answers):
+        for path in (Path(folder, name) for name in (*folders, *files)):
+            if not stat.S_ISREG(mode := path.lstat().st_mode) and not stat.S_ISDIR(mode):
+                raise Invalid(f"the predictions hold something that is no plain file: {path.relative_to(answers)}")
 
 
 def _fresh(folder: Path) -> Path:
