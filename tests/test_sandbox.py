@@ -298,6 +298,23 @@ def test_an_experiment_reaches_no_socket_at_all(jail: str, folder: Path, sockets
     assert set(told.values()) == {"refused"}
 
 
+def test_there_is_no_way_around_the_filter_of_system_calls(folder: Path) -> None:
+    need_level("landlock-only")
+    ring = "import ctypes; c = ctypes.CDLL(None, use_errno=True); print(c.syscall(425, 1, None), ctypes.get_errno())"
+
+    ran = run("landlock-only", replace(job_in(folder, ""), argv=("python3", "-c", ring)))
+
+    assert ran.stdout == "-1 13\n"
+
+
+def test_a_tree_with_git_is_refused_by_landlock_alone(folder: Path) -> None:
+    job = job_in(folder, "true")
+    (job.tree / ".git").touch()
+
+    with pytest.raises(NightlabError, match="remove it"):
+        sandbox.command("landlock-only", job)
+
+
 # ---- GPUs: a made-up machine of three cards, whose nodes are not in the order of their addresses ----
 
 CARDS = {"0000:01:00.0": ("GPU-aaaa", 2), "0000:41:00.0": ("GPU-bbbb", 0), "0000:c1:00.0": ("GPU-bbcc", 1)}
@@ -423,6 +440,27 @@ def test_a_refused_bubblewrap_makes_room_for_landlock(refused: Path) -> None:
 
     assert sandbox.probe() == "landlock"
     assert sandbox.why_not("bubblewrap") == "bwrap: setting up uid map: Permission denied"
+
+
+@pytest.mark.parametrize("outer", ["bubblewrap", "landlock"])
+def test_where_no_namespace_can_be_had_landlock_alone_is_reached(folder: Path, outer: str) -> None:
+    need_level(outer)
+    source = Path(sandbox.__file__).parents[1]
+    look = (
+        "from nightlab import sandbox\n"
+        "trouble = sandbox.why_not('bubblewrap')\n"
+        "print(sandbox.probe(), trouble, sandbox.mend(trouble), sep='\\n')"
+    )
+    # A jail in a jail: the outer one allows no further namespaces.
+    job = replace(
+        job_in(folder, ""), argv=(sys.executable, "-c", look), readable=(source,), env={"PYTHONPATH": str(source)}
+    )
+
+    level, refusal, mend = run(outer, job).stdout.splitlines()
+
+    assert level == "landlock-only"
+    assert "exceeded (ENOSPC)" in refusal
+    assert "user.max_user_namespaces=15000" in mend
 
 
 def test_without_any_jail_nothing_runs_unless_that_is_asked_for(

@@ -488,6 +488,8 @@ def test_an_order_comes_back_as_it_was_written(tmp_path: Path) -> None:
         readable=(tmp_path / "given",),
         mounts={"~/.cache/x": "/data"},
         writable=(tmp_path / "answers",),
+        hidden=(tmp_path / "truth",),
+        relay=tmp_path / "socket",
     )
 
     Order(job, "process", 3.0).write()

@@ -94,12 +94,13 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """A real study on this machine: no key, no GPU, no download."""
-    from nightlab import tasks
+    from nightlab import sandbox, tasks
     from nightlab.loop import Stop
     from nightlab.place import first_commit
 
     if folder.exists() and any(folder.iterdir()):
         raise BadTask(f"{folder} exists already; remove it, or name another folder: nightlab demo FOLDER")
+    sandbox.probe(unsafe=unsafe)  # before anything is written
     tasks.write(template, folder)
     first_commit(folder)
     os.chdir(folder)

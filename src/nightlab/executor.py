@@ -155,7 +155,7 @@ def end_leftovers(job: Job, *, patience: float = 2.0) -> None:
     """Kill what an attempt left running when its shim and server were both killed.
 
     Found by the mark in its environment or by its session, with everything below. Not covered: a process that left
-    both behind and has no such ancestor; at level "bubblewrap" there is none, for the jail dies with its shim.
+    both behind and has no such ancestor; in a process namespace there is none, for that dies with its shim.
     """
     deadline = time.monotonic() + patience
     while left := _leftovers(job):

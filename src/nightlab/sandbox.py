@@ -433,9 +433,9 @@ def _landlock_only(job: Job) -> Command:
     """Landlock's allow-list of files, no capabilities, and no socket but to a relay; for where no namespace can be had.
 
     Not covered: that files elsewhere exist, and their sizes and times (only what is in them is closed); the command
-    lines of the user's other processes in /proc; signals to them before Linux 6.12; with a relay, every local socket
-    its user may use. There is no private /dev/shm, so what needs shared memory fails. It sees `.git` of its tree as
-    writable, so a tree with one is refused.
+    lines of the user's other processes in /proc, their priorities and limits, and signals to them before Linux 6.12;
+    the user's System V shared memory and key rings; with a relay, every local socket its user may use. There is no
+    private /dev/shm, so what needs one fails. Nor could `.git` of its tree be read-only: a tree with one is refused.
     """
     home, temporary = _folders_of_its_own(job)
     env = _environment(job, home=str(home), temporary=str(temporary))
