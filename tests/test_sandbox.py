@@ -18,7 +18,7 @@ from socketserver import ThreadingMixIn, UnixStreamServer
 import pytest
 from conftest import need_level
 
-from nightlab import sandbox
+from nightlab import landlock, sandbox
 from nightlab.errors import NightlabError
 from nightlab.testing.executor_contract import shell_job
 from nightlab.values import Job, Limits
@@ -305,6 +305,15 @@ def test_there_is_no_way_around_the_filter_of_system_calls(folder: Path) -> None
     ran = run("landlock-only", replace(job_in(folder, ""), argv=("python3", "-c", ring)))
 
     assert ran.stdout == "-1 13\n"
+
+
+@pytest.mark.parametrize(
+    ("version", "files", "tcp", "scopes"),
+    [(1, 13, 0, 0), (2, 14, 0, 0), (3, 15, 0, 0), (4, 15, 3, 0), (5, 16, 3, 0), (6, 16, 3, 3), (7, 16, 3, 3)],
+)
+def test_an_older_landlock_is_asked_only_for_what_it_knows(version: int, files: int, tcp: int, scopes: int) -> None:
+    assert landlock.handled(version, has_network=False) == ((1 << files) - 1, tcp, scopes)
+    assert landlock.handled(version, has_network=True) == ((1 << files) - 1, 0, scopes)
 
 
 def test_a_tree_with_git_is_refused_by_landlock_alone(folder: Path) -> None:

@@ -35,7 +35,7 @@ _AT_FDCWD, _RECURSIVE, _EMPTY_PATH = -100, 0x8000, 0x1000
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
 _TRUNCATE, _IOCTL = 1 << 14, 1 << 15
 _ALL = (1 << 16) - 1
-_SINCE = {2: 13, 3: 14, 5: 15}
+_SINCE = (2, 3, 5)
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
 _DEVICE = _READ_FILE | _WRITE_FILE | _IOCTL | _READ_DIR
 _WRITE = _ALL & ~(1 << 6) & ~(1 << 11)  # everything but making device nodes
@@ -255,12 +255,17 @@ def _give_up_power() -> None:
     _call("capset", struct.pack("Ii", 0x20080522, 0), bytes(24))
 
 
+def handled(version: int, *, has_network: bool) -> tuple[int, int, int]:
+    """What this version of Landlock can deny, as bits: acts on files, TCP (bind, connect), and abstract sockets and
+    signals to what is outside."""
+    files = (1 << (13 + sum(version >= since for since in _SINCE))) - 1
+    return files, 3 if version >= 4 and not has_network else 0, 3 if version >= 6 else 0
+
+
 def _enclose(places: Sequence[Place], *, has_network: bool) -> None:
     """Allow these places; deny every other file, and TCP where no namespace of our own does it better."""
     version = _call("syscall", 444, None, 0, 1)
-    known = (1 << (13 + sum(version >= since for since in _SINCE))) - 1
-    net = 3 if version >= 4 and not has_network else 0  # TCP: bind, connect
-    scoped = 3 if version >= 6 else 0  # abstract sockets, and signals, to what is outside
+    known, net, scoped = handled(version, has_network=has_network)
     ruleset = _call("syscall", 444, struct.pack("3Q", known, net, scoped), 24, 0)
     for kind, _, where in places:
         if rights := _RIGHTS.get(kind, 0):
@@ -285,7 +290,10 @@ def _forbid_sockets(*, has_relay: bool) -> None:
 
     With a relay to talk to, local ones may be made. Not covered then: any other local socket that our user may use.
     """
-    machine, number = _MACHINES[os.uname().machine]
+    name = os.uname().machine
+    if name not in _MACHINES:
+        raise OSError(f"no filter of system calls is known for {name}")
+    machine, number = _MACHINES[name]
     program: list[tuple[int, str, str, int]] = [
         (0x20, "", "", 4),  # the architecture: another one numbers its calls otherwise
         (0x15, "", "deny", machine),
