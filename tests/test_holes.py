@@ -74,7 +74,7 @@ def become(user: int) -> list[str]:
 def folder(user: int) -> Iterator[Path]:
     """The user's own folder; pytest's are closed to others."""
     folder = Path(tempfile.mkdtemp(prefix="nightlab-holes-"))
-    os.chown(folder, user, user if user == NOBODY else os.getegid())
+    os.chown(folder, user, user if user != os.geteuid() else os.getegid())
     yield folder
     shutil.rmtree(folder)
 
@@ -84,11 +84,11 @@ def lab(level: str, user: int, folder: Path) -> Lab:
     """A lab in a process of its own, owned by the user, with a secret in its environment."""
 
     def run(script: str, *words: str) -> list[object]:
-        if user == NOBODY:
+        if user != os.geteuid():
             subprocess.run(["chown", "-R", f"{user}:{user}", str(folder)], check=True)
         done = subprocess.run(
             [
-                *(become(user) if user == NOBODY else []),
+                *(become(user) if user != os.geteuid() else []),
                 sys.executable,
                 "-c",
                 script,
