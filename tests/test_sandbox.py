@@ -380,7 +380,9 @@ def test_only_the_assigned_nodes_are_bound(machine: Path, folder: Path, monkeypa
         if sandbox.why_not(level) is None:
             argv, env = sandbox.command(level, job)
             bound[level] = {argv[n + 1] for n, word in enumerate(argv) if word == "--dev-bind"}
-            names = argv[argv.index("CUDA_VISIBLE_DEVICES") + 1] if not env else env["CUDA_VISIBLE_DEVICES"]
+            names = (
+                argv[argv.index("CUDA_VISIBLE_DEVICES") + 1] if level == "bubblewrap" else env["CUDA_VISIBLE_DEVICES"]
+            )
             assert names == "GPU-bbbb"
 
     assert bound

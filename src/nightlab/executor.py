@@ -158,9 +158,11 @@ def end_leftovers(job: Job, *, patience: float = 2.0) -> None:
     both behind and has no such ancestor; in a process namespace there is none, for that dies with its shim.
     """
     deadline = time.monotonic() + patience
-    while left := _leftovers(job):
+    hit: dict[int, processes.Process] = {}  # one that is ending has no environment any more to know it by
+    while left := [*_leftovers(job), *filter(_still_there, hit.values())]:
         for process in [*left, *processes.descendants(*(process.pid for process in left))]:
             processes.send(process, signal.SIGKILL)
+            hit[process.pid] = process
         if time.monotonic() > deadline:
             numbers = ", ".join(str(process.pid) for process in left)
             raise StudyBusy(
@@ -180,6 +182,11 @@ def _leftovers(job: Job) -> list[processes.Process]:
         for process in processes.every()
         if not process.is_zombie and (processes.is_marked(process.pid, mark) or 0 < session == process.session)
     ]
+
+
+def _still_there(process: processes.Process) -> bool:
+    now = processes.look(process.pid)
+    return now is not None and now.start == process.start and not now.is_zombie
 
 
 def _session(folder: Path) -> tuple[int, int]:
