@@ -249,8 +249,8 @@ def _bubblewrap(job: Job) -> Command:
     for name, value in env.items():
         argv += ["--setenv", name, value]
     argv += ["--chdir", str(job.tree), "--", *job.argv]
-    # What bwrap itself is given can be read inside, from /proc/1/environ: nothing but the mark, to find it by.
-    return argv, dict([mark(job)])
+    # bwrap itself starts with no environment at all: what it is given can be read inside, from /proc/1/environ.
+    return argv, {}
 
 
 def _box(job: Job) -> Command:
