@@ -51,6 +51,15 @@ class TestLocalExecutorInBubblewrap(ExecutorContract):
         executor.close()
 
 
+class TestLocalExecutorInLandlock(ExecutorContract):
+    @pytest.fixture(params=["landlock", "landlock-only"])
+    def executor(self, request: pytest.FixtureRequest) -> Iterator[Executor]:
+        need_level(request.param)
+        executor = LocalExecutor(2, request.param)
+        yield executor
+        executor.close()
+
+
 @pytest.fixture(params=sandbox.LEVELS)
 def level(request: pytest.FixtureRequest) -> str:
     level = str(request.param)

@@ -10,6 +10,7 @@ import psutil
 import pytest
 from conftest import TASK, git, make_repository, need_level
 
+from nightlab import sandbox
 from nightlab.loop import Stop
 from nightlab.place import find, held
 from nightlab.proposer import Scripted
@@ -49,7 +50,7 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("jail", ["bubblewrap", "process"])
+@pytest.mark.parametrize("jail", sandbox.LEVELS)
 def test_a_misbehaving_proposal_costs_one_experiment_and_the_study_goes_on(tmp_path: Path, jail: str) -> None:
     need_level(jail)
     files = {"train.py": START, "frozen.py": "x = 1\n", "nightlab.toml": TASK + RULES}

@@ -21,12 +21,12 @@ _TRUST = {
 }
 
 
-def check(place: Place, *, runs: int, slots: int) -> dict[str, Any]:
+def check(place: Place, *, runs: int, slots: int, unsafe: bool = False) -> dict[str, Any]:
     """Run the baseline a few times in a study of its own, which is taken away again."""
     beside = Place(place.root, f"check-{os.getpid()}")
     try:
         with held(beside):
-            study = Study(beside, slots=slots)
+            study = Study(beside, slots=slots, unsafe=unsafe)
             try:
                 loop = study.loop([])
                 loop.policy.baseline_runs = runs

@@ -38,6 +38,7 @@ app.add_typer(bench_app, name="bench")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 StudyName = Annotated[str, typer.Option("--study", help="The study's name.")]
 Workers = Annotated[int, typer.Option(min=1, help="How many runs at a time.")]
+Unsafe = Annotated[bool, typer.Option("--unsafe", help="Where no jail works, run without one; or in a weaker one.")]
 Id = Annotated[int, typer.Argument(metavar="ID", help="The experiment's number.")]
 
 
@@ -89,15 +90,17 @@ def demo(
     for_: Annotated[str, typer.Option("--for", help="How long to search.")] = "8m",
     experiments: Annotated[int | None, typer.Option(min=1, help="Stop after so many experiments.")] = None,
     seed: Annotated[int, typer.Option(help="Where all chance comes from.")] = 0,
+    unsafe: Unsafe = False,
     as_json: Json = False,
 ) -> None:
     """A real study on this machine: no key, no GPU, no download."""
-    from nightlab import tasks
+    from nightlab import sandbox, tasks
     from nightlab.loop import Stop
     from nightlab.place import first_commit
 
     if folder.exists() and any(folder.iterdir()):
         raise BadTask(f"{folder} exists already; remove it, or name another folder: nightlab demo FOLDER")
+    sandbox.probe(unsafe=unsafe)  # before anything is written
     tasks.write(template, folder)
     first_commit(folder)
     os.chdir(folder)
@@ -105,7 +108,7 @@ def demo(
     say = (lambda _: None) if as_json else print
     say(f"The {template} template is in {Path.cwd()}. The tuner searches for {for_}; no language model is used.")
     stop = Stop(experiments=experiments, seconds=seconds(for_))
-    with _opened("main", seed=seed, workers=workers) as study:
+    with _opened("main", seed=seed, workers=workers, unsafe=unsafe) as study:
         _search(study, "tuner", stop, is_quiet=as_json)
     if as_json:
         _print_json(_status("main"))
@@ -134,6 +137,7 @@ def run(
     audit: Annotated[
         bool, typer.Option("--audit/--no-audit", help="Prune, audit and try larger rungs at checkpoints and the end.")
     ] = True,
+    unsafe: Unsafe = False,
     study: StudyName = "main",
     as_json: Json = False,
 ) -> None:
@@ -141,7 +145,7 @@ def run(
     from nightlab.loop import Stop
 
     stop = Stop(experiments, seconds(for_) if for_ else None, target)
-    with _opened(study, seed=seed, policy=policy, workers=workers) as opened:
+    with _opened(study, seed=seed, policy=policy, workers=workers, unsafe=unsafe) as opened:
         if not as_json:
             _say_what_is_left_out(opened)
         reason = _search(opened, agent, stop, is_quiet=as_json, looks_back=audit)
@@ -155,12 +159,13 @@ def run(
 def check(
     runs: Annotated[int, typer.Option(min=2, help="How many times to run the baseline.")] = 3,
     workers: Workers = 1,
+    unsafe: Unsafe = False,
     as_json: Json = False,
 ) -> None:
     """Run the baseline a few times: its noise, the smallest gain that can be seen, what a night buys."""
     from nightlab.check import check
 
-    found = check(_place("main"), runs=runs, slots=workers)
+    found = check(_place("main"), runs=runs, slots=workers, unsafe=unsafe)
     if as_json:
         _print_json(found)
         return
@@ -172,6 +177,7 @@ def check(
         if found["sigma"]
         else "Runs repeat exactly."
     )
+    _say_if_unjailed(found)
     print(f"Eight hours are about {found['runs_a_night']} runs. {found['trust']}")
     print("\n".join(found[name] for name in ("seed", "judge", "sealed")))
 
@@ -180,11 +186,12 @@ def check(
 def audit(
     repeats: Annotated[int | None, typer.Option(min=2, help="Fresh seeds on either side.")] = None,
     workers: Workers = 1,
+    unsafe: Unsafe = False,
     study: StudyName = "main",
     as_json: Json = False,
 ) -> None:
     """What the incumbent is really worth: against the start, on fresh seeds and sealed data."""
-    with _opened(study, workers=workers, must_exist=True) as opened:
+    with _opened(study, workers=workers, must_exist=True, unsafe=unsafe) as opened:
         found = opened.auditor(_speaker(as_json)).audit(repeats)
     if found is None:
         raise StudyStuck("there is nothing to audit: nothing that was kept stands")
@@ -192,9 +199,9 @@ def audit(
 
 
 @app.command()
-def prune(workers: Workers = 1, study: StudyName = "main", as_json: Json = False) -> None:
+def prune(workers: Workers = 1, unsafe: Unsafe = False, study: StudyName = "main", as_json: Json = False) -> None:
     """Which keeps still pay? The others leave the branch by a revert commit, if the whole does not suffer."""
-    with _opened(study, workers=workers, must_exist=True) as opened:
+    with _opened(study, workers=workers, must_exist=True, unsafe=unsafe) as opened:
         found = opened.auditor(_speaker(as_json)).prune()
     if found is None:
         raise StudyStuck("there is nothing to prune: nothing that was kept stands")
@@ -205,11 +212,12 @@ def prune(workers: Workers = 1, study: StudyName = "main", as_json: Json = False
 def transfer(
     rung: Annotated[str | None, typer.Argument(help="A [scale.NAME] of the task; all of them unless said.")] = None,
     workers: Workers = 1,
+    unsafe: Unsafe = False,
     study: StudyName = "main",
     as_json: Json = False,
 ) -> None:
     """Does it hold at a larger scale? Incumbent against start at a larger rung of the task."""
-    with _opened(study, workers=workers, must_exist=True) as opened:
+    with _opened(study, workers=workers, must_exist=True, unsafe=unsafe) as opened:
         rungs = [rung] if rung else list(opened.task.scale)
         if not rungs:
             raise BadTask("the task has no larger rung; write [scale.NAME] with an amount into nightlab.toml")
@@ -239,6 +247,7 @@ def status(study: StudyName = "main", as_json: Json = False) -> None:
     if facts["metric"] is None:
         print("it has not begun yet")
         return
+    _say_if_unjailed(facts)
     print(
         f"{facts['metric']}: {_number(start['value'])} at the start ({start['grade']}), "
         f"{_number(best['estimate'])} now ({best['grade']})"
@@ -490,7 +499,9 @@ def doctor(as_json: Json = False) -> None:
 @bench_app.command()
 def overhead(
     experiments: Annotated[int, typer.Option(min=10, help="How many.")] = 300,
-    jail: Annotated[str | None, typer.Option(help="process or bubblewrap; the best there is unless said.")] = None,
+    jail: Annotated[
+        str | None, typer.Option(help="bubblewrap, landlock, landlock-only, process; the best unless said.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """The lab's own time per experiment: instant proposer, a script that prints a metric at once, one slot."""
@@ -588,7 +599,13 @@ def _place(name: str) -> Place:
 
 @contextmanager
 def _opened(
-    name: str, *, seed: int | None = None, policy: str | None = None, workers: int = 1, must_exist: bool = False
+    name: str,
+    *,
+    seed: int | None = None,
+    policy: str | None = None,
+    workers: int = 1,
+    must_exist: bool = False,
+    unsafe: bool = False,
 ) -> Iterator[Study]:
     from nightlab.place import held
     from nightlab.study import Study
@@ -597,7 +614,7 @@ def _opened(
     if must_exist:
         place.read().close()
     with held(place):
-        study = Study(place, seed=seed, policy=policy, slots=workers)
+        study = Study(place, seed=seed, policy=policy, slots=workers, unsafe=unsafe)
         try:
             yield study
         finally:
@@ -724,6 +741,7 @@ def _report(name: str) -> None:
         f"\n{facts['experiments']} experiments, {facts['kept']} kept, {facts['discarded']} discarded, "
         f"{facts['crashed']} failed."
     )
+    _say_if_unjailed(facts)
     print("\n".join(map(harmless, lines(_told(name)))))
 
 
@@ -766,6 +784,13 @@ def _say_what_is_left_out(study: Study) -> None:
     if study.is_new and (left := study.place.repository.left_out()):
         shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
         print(f"the study starts from HEAD and leaves out what is not committed: {shown}")
+
+
+def _say_if_unjailed(facts: dict[str, Any]) -> None:
+    if facts["jail"] == "process":
+        from nightlab.doctor import jail_in_words
+
+        print(f"not jailed, by --unsafe: {jail_in_words('process')}")
 
 
 def _number(value: float | None) -> str:

@@ -44,8 +44,18 @@ def _git() -> Finding:
 
 
 def _jail() -> Finding:
-    level = sandbox.probe()
-    return Finding("jail", level == "bubblewrap", jail_in_words(level), "sudo apt-get install bubblewrap")
+    """Well is only the first rung of the ladder; every one above the rung reached says why it does not work."""
+    refusals: list[tuple[str, str]] = []
+    for level in sandbox.JAILS:
+        trouble = sandbox.why_not(level)
+        if trouble is None:
+            reached = jail_in_words(level)
+            break
+        refusals.append((level, trouble))
+    else:
+        reached = "none, so nothing runs without --unsafe"
+    seen = "; ".join([reached, *(f"{level}: {trouble}" for level, trouble in refusals)])
+    return Finding("jail", not refusals, seen, sandbox.mend(refusals[0][1]) if refusals else "")
 
 
 def _sqlite() -> Finding:
@@ -74,5 +84,7 @@ def jail_in_words(level: str) -> str:
 
 _JAILS = {
     "bubblewrap": "namespaces of its own: no network, private home, sees only what it needs",
+    "landlock": "namespaces of its own without bubblewrap: no network, private home, sees only what it needs",
+    "landlock-only": "reads and writes only what it needs, and makes no sockets; sees that other files exist",
     "process": "limits and a clean end only: a run can read your files and use the network",
 }

@@ -15,6 +15,7 @@ import os
 import re
 import shlex
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -172,6 +173,7 @@ class Predictions:
         )
         predicted = self.launch(predicting)
         _need_answers(predicted, run, answers)
+        _refuse_links(answers)
         score = named(self.judge.score(answers, seed=seed, part=part), asked)
         for folder in (inputs, answers, predicted.folder):  # often larger than the model; made anew if asked again
             shutil.rmtree(folder, ignore_errors=True)
@@ -203,6 +205,14 @@ def _is_empty(folder: Path) -> bool:
         return not os.listdir(folder)
     except OSError:
         return True
+
+
+def _refuse_links(answers: Path) -> None:
+    """The judge opens what lies here, and a link would have it open its own answers, or wait on a pipe for ever."""
+    for folder, folders, files in os.walk(answers):
+        for path in (Path(folder, name) for name in (*folders, *files)):
+            if not stat.S_ISREG(mode := path.lstat().st_mode) and not stat.S_ISDIR(mode):
+                raise Invalid(f"the predictions hold something that is no plain file: {path.relative_to(answers)}")
 
 
 def _fresh(folder: Path) -> Path:

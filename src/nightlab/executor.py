@@ -56,8 +56,11 @@ class Executor(Protocol):
 class LocalExecutor:
     """Runs on this machine. It does not queue: whoever submits counts the slots."""
 
-    def __init__(self, slots: int = 1, level: str | None = None, *, linger: float = LINGER) -> None:
-        self._slots, self._forced, self._linger = slots, level, linger
+    def __init__(
+        self, slots: int = 1, level: str | None = None, *, linger: float = LINGER, unsafe: bool = False
+    ) -> None:
+        """A level is forced; else the strongest that works, and `unsafe` says that this may be none at all."""
+        self._slots, self._forced, self._linger, self._unsafe = slots, level, linger, unsafe
         self._level: str | None = None
         self._server: _Server | None = None
         self._mutex = threading.Lock()
@@ -72,7 +75,7 @@ class LocalExecutor:
     def level(self) -> str:
         """The sandbox level its runs live in, found by trying it out once."""
         if self._level is None:
-            self._level = sandbox.probe(self._forced)
+            self._level = sandbox.probe(self._forced, unsafe=self._unsafe)
         return self._level
 
     def submit(self, job: Job) -> Future[Run]:
@@ -152,12 +155,14 @@ def end_leftovers(job: Job, *, patience: float = 2.0) -> None:
     """Kill what an attempt left running when its shim and server were both killed.
 
     Found by the mark in its environment or by its session, with everything below. Not covered: a process that left
-    both behind and has no such ancestor; at level "bubblewrap" there is none, for the jail dies with its shim.
+    both behind and has no such ancestor; in a process namespace there is none, for that dies with its shim.
     """
     deadline = time.monotonic() + patience
-    while left := _leftovers(job):
+    hit: dict[int, processes.Process] = {}  # one that is ending has no environment any more to know it by
+    while left := [*_leftovers(job), *filter(_still_there, hit.values())]:
         for process in [*left, *processes.descendants(*(process.pid for process in left))]:
             processes.send(process, signal.SIGKILL)
+            hit[process.pid] = process
         if time.monotonic() > deadline:
             numbers = ", ".join(str(process.pid) for process in left)
             raise StudyBusy(
@@ -177,6 +182,11 @@ def _leftovers(job: Job) -> list[processes.Process]:
         for process in processes.every()
         if not process.is_zombie and (processes.is_marked(process.pid, mark) or 0 < session == process.session)
     ]
+
+
+def _still_there(process: processes.Process) -> bool:
+    now = processes.look(process.pid)
+    return now is not None and now.start == process.start and not now.is_zombie
 
 
 def _session(folder: Path) -> tuple[int, int]:

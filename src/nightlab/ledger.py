@@ -202,7 +202,7 @@ class Ledger:
         return Event(kind, row[1].partition(":")[2], json.loads(row[4]), row[2], row[3], row[0]) if row else None
 
     def study(self) -> Mapping[str, Any] | None:
-        """What the study was started with; None before it was."""
+        """What the study was started with, or in which weaker jail it went on; None before it was."""
         event = self.last("study")
         return event.body if event else None
 

@@ -1,10 +1,13 @@
 """The sandbox: the jail a run lives in. A ladder of levels, each proved by really running it.
 
-    bubblewrap   own namespaces: sees the system, its interpreter and what the job names; no network
-    process      own process group and rlimits; a run can read and write whatever its user can
+    bubblewrap      own namespaces: sees the system, its interpreter and what the job names; no network
+    landlock        the same by a launcher of ours, for machines without bubblewrap; Landlock is a second line in it
+    landlock-only   Landlock and a filter of system calls, where no namespaces can be had; no sockets
+    process         own process group and rlimits; a run can read and write whatever its user can
 
 A rung is a function from a Job to a command line and its environment, listed in `_RUNGS`, strongest first.
 What a level does not cover stands in its function's docstring. The limits of a run are held by the shim, not here.
+The last is no jail, and nobody gets it without having asked for it.
 """
 
 from __future__ import annotations
@@ -15,12 +18,14 @@ import resource
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from glob import escape, glob
 from hashlib import blake2b
 from pathlib import Path
 
+from nightlab import landlock
 from nightlab.errors import NightlabError
 from nightlab.values import Job, Limits
 
@@ -29,13 +34,16 @@ Command = tuple[list[str], dict[str, str]]
 Places = dict[str, list[str]]
 """Where in the box -> the bubblewrap options that put something there."""
 
-WRAPPED = frozenset({"bubblewrap"})
+WRAPPED = frozenset({"bubblewrap", "landlock"})
 """Levels whose first process is the jail's own: when it ends, everything inside has ended with it."""
 
 _FLAGS = (
     *("--die-with-parent", "--new-session", "--unshare-all", "--unshare-user", "--disable-userns"),
     *("--cap-drop", "ALL"),
 )
+_BINDS = ("--ro-bind", "--ro-bind-try", "--bind", "--dev-bind")
+_RELAY = "/run/nightlab/relay"
+"""Where a box shows the one socket it may talk to."""
 _ETC = ("alternatives", "hosts", "ld.so.cache", "localtime", "passwd")
 
 
@@ -44,15 +52,33 @@ def command(level: str, job: Job) -> Command:
     return _RUNGS[level](job)
 
 
-def probe(forced: str | None = None) -> str:
-    """The strongest level that works here, found by running it; a forced level works or raises."""
+def probe(forced: str | None = None, *, unsafe: bool = False) -> str:
+    """The strongest level that works here, found by running it; a forced level works or raises.
+
+    The level `process` is no jail: it is reached only by force, or where nothing else works and `unsafe` was said.
+    """
     if forced is not None and forced not in _RUNGS:
         raise NightlabError(f"there is no sandbox level {forced!r}; choose from {', '.join(_RUNGS)}")
-    for level in [forced] if forced else _RUNGS:
+    if forced:
+        if trouble := why_not(forced):
+            raise NightlabError(f"the sandbox level {forced!r} does not work here: {trouble}; {mend(trouble)}")
+        return forced
+    tried = {}
+    for level in LEVELS if unsafe else JAILS:
         trouble = why_not(level)
         if trouble is None:
             return level
-    raise NightlabError(f"the sandbox level {level!r} does not work here: {trouble}")
+        tried[level] = trouble
+    found = "; ".join(f"{level}: {trouble}" for level, trouble in tried.items())
+    raise NightlabError(
+        f"no jail works here, and what an agent writes is not to be trusted ({found}). The mend: "
+        f"{mend(tried['bubblewrap'])}. To run without a jail all the same: --unsafe"
+    )
+
+
+def is_weaker(level: str, other: str) -> bool:
+    """Whether this level stands below the other on the ladder."""
+    return LEVELS.index(level) > LEVELS.index(other)
 
 
 @cache
@@ -104,7 +130,7 @@ def rlimits(limits: Limits) -> list[tuple[int, int]]:
 
 def tidy(level: str, job: Job) -> None:
     """Clear away what showing things to the run has left in the tree and the folder."""
-    if level == "process":
+    if level in ("process", "landlock-only"):
         for name in ("home", "tmp"):
             if not _remove_stub(job.folder / name):
                 shutil.rmtree(job.folder / name, ignore_errors=True)
@@ -139,6 +165,7 @@ def _environment(job: Job, *, home: str, temporary: str) -> dict[str, str]:
         "GIT_CEILING_DIRECTORIES": str(job.tree.parent),
         "NIGHTLAB_OUT": str(job.folder / "out"),
         **job.env,
+        **({} if job.relay is None else {"NIGHTLAB_RELAY": str(job.relay)}),
         **dict([mark(job)]),
     }
 
@@ -169,15 +196,20 @@ def _refuse_detour(place: Path, root: Path) -> None:
 def _process(job: Job) -> Command:
     """A process group of its own, a clean environment, and limits held from outside.
 
-    Not covered: reading or writing any file its user can, the network, signals to the user's other processes (its own
-    shim among them), memory between two looks. Only for code you would run by hand.
+    Not covered: reading or writing any file its user can (what the job hides too), the network, every GPU, signals to
+    the user's other processes (its own shim among them), memory between two looks. Only for code you would run by hand.
     """
-    home, temporary = job.folder / "home", job.folder / "tmp"
-    for folder in (home, temporary):
-        folder.mkdir(exist_ok=True)
+    home, temporary = _folders_of_its_own(job)
     for where, what in job.mounts.items():
         _link(_place(where, job.tree, str(home)), what, roots=(job.tree, home))
     return [*_dying_with_its_parent(), *job.argv], _environment(job, home=str(home), temporary=str(temporary))
+
+
+def _folders_of_its_own(job: Job) -> tuple[Path, Path]:
+    """A home and a place for temporary files, on disk: where there are no mounts, they cannot be memory."""
+    for name in ("home", "tmp"):
+        (job.folder / name).mkdir(exist_ok=True)
+    return job.folder / "home", job.folder / "tmp"
 
 
 @cache
@@ -192,7 +224,7 @@ def _link(place: Path, what: str, *, roots: Iterable[Path]) -> None:
         return  # there already: at this level the run sees what its user sees
     root = next((root for root in roots if place.is_relative_to(root)), None)
     if root is None:
-        raise NightlabError(f"the level 'process' cannot show {what} at {place}; name a place in the tree or under ~")
+        raise NightlabError(f"without mounts {what} cannot be shown at {place}; name a place in the tree or under ~")
     _refuse_detour(place, root)
     place.parent.mkdir(parents=True, exist_ok=True)
     _remove_stub(place)
@@ -207,24 +239,62 @@ def _bubblewrap(job: Job) -> Command:
 
     Not covered: holes in the kernel, the size of what is written to the tree and `out/`, host names and users as /etc
     knows them, time and load as side channels. Private temporary folders are memory; each is bounded, their sum is not.
+    A hidden folder is seen empty and a hidden file cannot be read: that there is one can be seen.
     """
     bwrap = shutil.which("bwrap")
     if bwrap is None:
-        raise NightlabError("bubblewrap is not installed; for example: apt install bubblewrap")
-    home = _home()
-    env = _environment(job, home=home, temporary="/tmp")
-    places = _system() | _interpreters(job, env["PATH"]) | _devices() | _private(job.limits, home)
-    places |= _visible_program(job, env["PATH"], places) | _job_places(job, home)
-    argv = [bwrap, *_FLAGS]
-    # Sorted, a folder comes before what lies in it, so the more specific of two places always wins.
-    for where in sorted(places):
-        argv += places[where]
-    argv += ["--remount-ro", "/"]
+        raise NightlabError("bubblewrap is not installed")
+    words, env = _box(job)
+    argv = [bwrap, *_FLAGS, *words, "--remount-ro", "/"]
     for name, value in env.items():
         argv += ["--setenv", name, value]
     argv += ["--chdir", str(job.tree), "--", *job.argv]
     # bwrap itself starts with no environment at all: what it is given can be read inside, from /proc/1/environ.
     return argv, {}
+
+
+def _box(job: Job) -> Command:
+    """The places of a root of its own, as bubblewrap's words, and the environment in it."""
+    home = _home()
+    env = _environment(job, home=home, temporary="/tmp")
+    places = _shown(job, env) | _private(job.limits, home) | _job_places(job, home)
+    if job.relay is not None:
+        places |= {_RELAY: ["--ro-bind", str(job.relay), _RELAY]}
+        env["NIGHTLAB_RELAY"] = _RELAY
+    places |= _hiding(job, places)
+    # Sorted, a folder comes before what lies in it, so the more specific of two places always wins.
+    return [word for where in sorted(places) for word in places[where]], env
+
+
+def _shown(job: Job, env: dict[str, str]) -> Places:
+    """What of this machine every run sees: system, interpreters, its GPUs, its own program."""
+    nodes, visible = gpus(job.env.get("CUDA_VISIBLE_DEVICES"))
+    if visible is not None:
+        env["CUDA_VISIBLE_DEVICES"] = visible
+    places = _system() | _interpreters(job, env["PATH"])
+    if nodes:
+        places |= _show("--dev-bind", *nodes) | _show("--ro-bind", "/sys")
+    return places | _visible_program(job, env["PATH"], places)
+
+
+def _hiding(job: Job, places: Places) -> Places:
+    """Something empty over whatever the job hides, at every place where it would be seen.
+
+    Real paths are compared, so a way around by a link finds it hidden too. Not covered: a second hard link to a file.
+    """
+    shown = {where: os.path.realpath(words[-2]) for where, words in places.items() if words[0] in _BINDS}
+    over: Places = {}
+    for path in _really(job.hidden):
+        for where, source in shown.items():
+            if path == source or _is_below(path, source):
+                at = where + path[len(source) :]
+                if max((one for one in places if at == one or _is_below(at, one)), key=len) == where:
+                    over[at] = ["--tmpfs", at] if os.path.isdir(path) else ["--ro-bind", os.devnull, at]
+    return over
+
+
+def _really(paths: Iterable[Path]) -> list[str]:
+    return [os.path.realpath(path) for path in paths if os.path.exists(path)]
 
 
 def _show(option: str, *paths: str | Path) -> Places:
@@ -260,19 +330,28 @@ def _private(limits: Limits, home: str) -> Places:
     }
 
 
-def _devices() -> Places:
-    """NVIDIA's device nodes, all of them. Not covered: keeping a run off a GPU that is not its own, other makers."""
-    nodes = glob("/dev/nvidia*")
-    return _show("--dev-bind", *nodes) | _show("--ro-bind", "/sys") if nodes else {}
-
-
 def _interpreters(job: Job, path: str) -> Places:
     """Every Python the run may mean: its own, those on PATH, ours, and tools (pyenv, asdf) behind a folder of shims."""
-    program = _program(job, path)
-    homes = _homes_on(path).union(_python_homes(program) if program else ())
+    homes = _homes(job, path)
     # Each mount costs bubblewrap a quarter of a millisecond: none for what lies in another.
     shown = [home for home in homes if not any(_is_below(home, other) for other in ("/usr", *homes))]
     return _show("--ro-bind", *shown)
+
+
+def _homes(job: Job, path: str) -> frozenset[str]:
+    program = _program(job, path)
+    return _homes_on(path).union(_python_homes(program) if program else ())
+
+
+def standard_libraries(job: Job) -> tuple[Path, ...]:
+    """Every folder of a Python standard library that the job can see, so that a part of it can be hidden in each.
+
+    Not covered: a library inside a zip file, and a Python in the job's own tree or data.
+    """
+    path = job.env.get("PATH", os.environ.get("PATH", os.defpath))
+    homes = ("/usr", "/usr/local", *_homes(job, path))
+    found = {os.path.realpath(place) for home in homes for place in glob(f"{escape(home)}/lib*/python3*/os.py")}
+    return tuple(sorted(Path(place).parent for place in found))
 
 
 def _is_below(path: str, other: str) -> bool:
@@ -337,6 +416,156 @@ def _job_places(job: Job, home: str) -> Places:
     return places
 
 
-_RUNGS: dict[str, Callable[[Job], Command]] = {"bubblewrap": _bubblewrap, "process": _process}
+# ---- Landlock ----
+
+
+def _landlock(job: Job) -> Command:
+    """The same box as bubblewrap's, built by a small launcher of our own, with Landlock as a second line inside it.
+
+    Not covered: what bubblewrap does not cover either; pseudo-terminals, which this box has none of; and moving files
+    between folders on kernels before 5.19, which Landlock forbids there.
+    """
+    words, env = _box(job)
+    return _launch(job, "apart", words), env
+
+
+def _landlock_only(job: Job) -> Command:
+    """Landlock's allow-list of files, no capabilities, and no socket but to a relay; for where no namespace can be had.
+
+    Not covered: that files elsewhere exist, and their sizes and times (only what is in them is closed); the command
+    lines of the user's other processes in /proc, their priorities and limits, and signals to them before Linux 6.12;
+    the user's System V shared memory and key rings; with a relay, every local socket its user may use. There is no
+    private /dev/shm, so what needs one fails. Nor could `.git` of its tree be read-only: a tree with one is refused.
+    """
+    home, temporary = _folders_of_its_own(job)
+    env = _environment(job, home=str(home), temporary=str(temporary))
+    if (job.tree / ".git").exists():
+        raise NightlabError(f"without namespaces {job.tree / '.git'} cannot be kept from the run; remove it")
+    for where, what in job.mounts.items():
+        _link(_place(where, job.tree, str(home)), what, roots=(job.tree, home))
+    readable = [words[-2] for words in _shown(job, env).values() if words[0].startswith("--ro-bind")]
+    readable += ["/proc", *map(str, job.readable), *job.mounts.values()]
+    nodes = gpus(job.env.get("CUDA_VISIBLE_DEVICES"))[0]
+    hidden = _really(job.hidden)
+    allowed = [line for place in readable for line in _around(os.path.realpath(place), hidden)]
+    for place in map(os.path.realpath, (*job.writable, job.tree, job.folder / "out", home, temporary)):
+        if inside := [path for path in hidden if _is_below(path, place)]:
+            raise NightlabError(f"without namespaces {inside[0]} cannot be hidden: the run may write to {place}")
+        allowed.append(["--bind", place, place])
+    allowed += [["--dev-bind", node, node] for node in nodes]
+    return _launch(job, "here", [word for line in allowed for word in line]), env
+
+
+def _around(place: str, hidden: list[str]) -> Iterator[list[str]]:
+    """What to allow so that all of this place can be read but what is hidden in it, whose name can still be listed."""
+    inside = [path for path in hidden if _is_below(path, place)]
+    if place in hidden:
+        return
+    if not inside:
+        yield ["--ro-bind", place, place]
+        return
+    yield ["--list", place]
+    for entry in os.scandir(place):
+        if not entry.is_symlink():
+            yield from _around(entry.path, inside)
+
+
+def _launch(job: Job, how: str, words: list[str]) -> list[str]:
+    launcher = [sys.executable, "-I", "-S", landlock.__file__, how, *([] if job.relay is None else ["--relay"])]
+    return [*launcher, *words, "--chdir", str(job.tree), "--", *job.argv]
+
+
+# ---- GPUs ----
+
+
+def gpus(assigned: str | None, root: Path = Path("/")) -> tuple[tuple[str, ...], str | None]:
+    """The device nodes of the GPUs that CUDA_VISIBLE_DEVICES assigns, and how to call them where only they are.
+
+    By number they would be counted anew in the box, so their lasting names take its place. None: all there are.
+    Numbers count by bus address, as nvidia-smi does. Not covered: CUDA's own order of unlike cards (fastest first),
+    parts of a card (MIG), for which every node is shown, and other makers' devices.
+    """
+    nodes = [f"/{node.relative_to(root)}" for node in sorted(root.glob("dev/nvidia*"))]
+    if assigned is None or "MIG" in assigned:
+        return tuple(nodes), None
+    cards = [_card(text.read_text()) for text in sorted(root.glob("proc/driver/nvidia/gpus/*/information"))]
+    mine = []
+    for name in assigned.split(","):
+        card = next((card for n, card in enumerate(cards) if _is_called(name.strip(), n, card[0])), None)
+        if card is None:
+            break  # as CUDA does: the list ends at the first name that is none
+        mine.append(card)
+    own = {f"/dev/nvidia{minor}" for _, minor in mine}
+    shared = [node for node in nodes if mine and not node.removeprefix("/dev/nvidia").isdigit()]
+    return tuple(node for node in nodes if node in own or node in shared), ",".join(name for name, _ in mine)
+
+
+def _card(text: str) -> tuple[str, str]:
+    """A card's lasting name, and the number of its node."""
+    lines = dict(line.partition(":")[::2] for line in text.splitlines())
+    return lines.get("GPU UUID", "").strip(), lines.get("Device Minor", "").strip()
+
+
+def _is_called(name: str, number: int, lasting: str) -> bool:
+    return name == str(number) or (name.startswith("GPU-") and lasting.startswith(name))
+
+
+# ---- refusals ----
+
+
+def mend(refusal: str, settings: Mapping[str, str] | None = None) -> str:
+    """What makes a jail work that refused with these words, given the kernel's settings (read here unless given)."""
+    found = _settings() if settings is None else settings
+    for words, setting, cure in _MENDS:
+        if any(word in refusal for word in words) and (not setting or setting.items() <= found.items()):
+            return cure
+    return "sudo apt-get install bubblewrap, version 0.8 or newer; then: nightlab doctor"
+
+
+def _settings() -> dict[str, str]:
+    names = ("kernel/apparmor_restrict_unprivileged_userns", "kernel/unprivileged_userns_clone")
+    found = {}
+    for name in (*names, "user/max_user_namespaces"):
+        with suppress(OSError):
+            found[name] = Path("/proc/sys", name).read_text().strip()
+    is_container = any(map(os.path.exists, ("/.dockerenv", "/run/.containerenv")))
+    return found | {"container": str(is_container)}
+
+
+_REFUSED = (
+    *("No permissions to create new namespace", "Creating new namespace failed", "uid map", "RTM_NEWADDR"),
+    *("Failed to make / slave", "Can't mount", "pivot_root", "unshare"),
+)
+_APPARMOR = (
+    "AppArmor keeps user namespaces from bubblewrap; allow them to it alone: printf 'abi <abi/4.0>,\\ninclude "
+    "<tunables/global>\\nprofile bwrap /usr/bin/bwrap flags=(unconfined) {\\n  userns,\\n}\\n' | sudo tee "
+    "/etc/apparmor.d/bwrap && sudo apparmor_parser -r /etc/apparmor.d/bwrap - or, for every program: "
+    "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+)
+_MENDS: tuple[tuple[tuple[str, ...], dict[str, str], str], ...] = (
+    (("not installed",), {}, "sudo apt-get install bubblewrap"),
+    (("nknown option",), {}, "this bubblewrap is too old; install version 0.8 or newer"),
+    (("does not support user namespaces",), {}, "this kernel has no user namespaces; boot one with CONFIG_USER_NS"),
+    (_REFUSED, {"user/max_user_namespaces": "0"}, "sudo sysctl -w user.max_user_namespaces=15000"),
+    (_REFUSED, {"kernel/unprivileged_userns_clone": "0"}, "sudo sysctl -w kernel.unprivileged_userns_clone=1"),
+    (
+        _REFUSED,
+        {"container": "True"},
+        "the container forbids namespaces; start it with: docker run --security-opt seccomp=unconfined "
+        "--security-opt apparmor=unconfined --security-opt systempaths=unconfined",
+    ),
+    (_REFUSED, {"kernel/apparmor_restrict_unprivileged_userns": "1"}, _APPARMOR),
+    (("exceeded",), {}, "sudo sysctl -w user.max_user_namespaces=15000; or leave the namespace this one is nested in"),
+    (("uid map: Permission denied", "RTM_NEWADDR"), {}, _APPARMOR),
+)
+
+_RUNGS: dict[str, Callable[[Job], Command]] = {
+    "bubblewrap": _bubblewrap,
+    "landlock": _landlock,
+    "landlock-only": _landlock_only,
+    "process": _process,
+}
 LEVELS = tuple(_RUNGS)
 """The ladder, strongest first."""
+JAILS = LEVELS[:-1]
+"""Those that hold code nobody has read."""

@@ -70,6 +70,8 @@ class Order:
             readable=tuple(map(Path, words["readable"])),
             mounts=words["mounts"],
             writable=tuple(map(Path, words["writable"])),
+            hidden=tuple(map(Path, words["hidden"])),
+            relay=Path(words["relay"]) if words["relay"] else None,
         )
         return cls(job, words["level"], words["linger"])
 

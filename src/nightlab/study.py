@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nightlab import plugins, task
+from nightlab import plugins, sandbox, task
 from nightlab.audit import PRUNE_FROM, Auditor, Say
 from nightlab.decide import Policy
-from nightlab.errors import BadTask, NotFound
+from nightlab.errors import BadTask, NightlabError, NotFound
 from nightlab.evaluator import Artifact, Evaluator, Predictions, Printed, command_line
 from nightlab.executor import LocalExecutor
 from nightlab.judge import Judge, Part
@@ -75,12 +75,16 @@ class Study:
         policy: str | None = None,
         slots: int = 1,
         jail: str | None = None,
+        unsafe: bool = False,
     ) -> None:
-        """Open the study at a place, or start it from HEAD. The caller holds it (`held`)."""
+        """Open the study at a place, or start it from HEAD. The caller holds it (`held`).
+
+        The strongest jail there is unless one is forced; `unsafe` allows none, and a weaker one than at the start.
+        """
         self.place = place
         self.task = load_task(place)
         self.ledger = _opened(place)
-        self._slots, self._jail = slots, jail
+        self._slots, self._jail, self._unsafe = slots, jail, unsafe
         known = self.ledger.study()
         self.is_new = known is None
         metric = self.task.metric
@@ -91,9 +95,24 @@ class Study:
                 words = f"study {place.name} was started with {name} {before!r}, not {value!r}"
                 raise BadTask(f"{words}; another {name} is another study: nightlab run --study NAME")
         self.judged_on = ""
-        self.facts = known or self._start(seed or 0, policy or "race")
+        self.facts = self._checked(known) if known else self._start(seed or 0, policy or "race")
         session = {"slots": slots, "jail": self.executor.level}
         self.ledger.append(Event("began", str(self.ledger.count("began")), session))
+
+    def _checked(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What was known of the study; with the weaker jail from now on, if one is allowed to it."""
+        level, before = self.executor.level, facts.get("jail")
+        if before is None or not sandbox.is_weaker(level, before):
+            return facts
+        if not (self._unsafe or self._jail):
+            trouble = sandbox.why_not(before) or "it works again"
+            raise NightlabError(
+                f"study {self.place.name} was started in the jail {before!r}, which does not work now ({trouble}); "
+                f"{sandbox.mend(trouble)}. To go on in the weaker {level!r}: --unsafe"
+            )
+        lowered = {**facts, "jail": level}
+        self.ledger.append(Event("study", level, lowered))
+        return lowered
 
     def _start(self, seed: int, policy: str) -> dict[str, Any]:
         plugins.load("policies", policy)
@@ -117,7 +136,7 @@ class Study:
     @cached_property
     def executor(self) -> LocalExecutor:
         """Where runs happen."""
-        return LocalExecutor(self._slots, self._jail)
+        return LocalExecutor(self._slots, self._jail, unsafe=self._unsafe)
 
     @cached_property
     def runner(self) -> Runner:

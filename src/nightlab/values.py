@@ -112,6 +112,8 @@ class Job:
     """Folders it may write besides the tree and `out/`."""
     hidden: tuple[Path, ...] = ()
     """Files and folders that it may not read although a place it is shown holds them: the answers to its task."""
+    relay: Path | None = None
+    """The one socket it may talk to, told to it as NIGHTLAB_RELAY; an agent's way to its model. None: no network."""
 
 
 @dataclass(frozen=True, slots=True)

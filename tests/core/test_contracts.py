@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nightlab import plugins
+from nightlab.errors import Invalid
 from nightlab.evaluator import Predictions, Printed
 from nightlab.executor import LocalExecutor
 from nightlab.judge import Judge
@@ -70,7 +71,11 @@ import os, pathlib
 kind = (pathlib.Path(os.environ["NIGHTLAB_OUT"]) / "kind").read_text()
 inputs, answers = (pathlib.Path(os.environ[name]) for name in ("NIGHTLAB_INPUTS", "NIGHTLAB_PREDICTIONS"))
 assert (inputs / "x").read_text() == "5"
-if kind != "silent":
+if kind == "link":
+    (answers / "y").symlink_to(os.environ["HOME"])
+elif kind == "pipe":
+    os.mkfifo(answers / "y")
+elif kind != "silent":
     (answers / "y").write_text({"honest": "0.25", "absurd": "nan"}[kind])
 """
 
@@ -104,6 +109,13 @@ class TestPredictions(EvaluatorContract):
             return Run("r", Outcome.FINISHED, "exit code 0", folder), Job("r", ("true",), tree, folder, "t")
 
         return make
+
+    @pytest.mark.parametrize("kind", ["link", "pipe"])
+    def test_the_judge_is_not_led_away_by_what_a_run_left(
+        self, evaluator: Predictions, finished: Finished, kind: str
+    ) -> None:
+        with pytest.raises(Invalid, match="no plain file: y"):
+            evaluator.evaluate(*finished(kind), seed=5)
 
     def test_the_judge_gives_before_the_run_and_only_that_is_readable(
         self, evaluator: Predictions, finished: Finished
