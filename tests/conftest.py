@@ -57,7 +57,9 @@ def folder(tmp_path: Path) -> Path:
 def nightlab(folder: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """The command line, for real, in the task's folder."""
 
-    def run(*words: str, at: Path = folder, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(
+        *words: str, at: Path = folder, check: bool = True, patience: float = 120
+    ) -> subprocess.CompletedProcess[str]:
         environment = {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"}
         done = subprocess.run(
             [sys.executable, "-m", "nightlab", *words],
@@ -65,7 +67,7 @@ def nightlab(folder: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             capture_output=True,
             text=True,
             env=environment,
-            timeout=120,
+            timeout=patience,
         )
         if check:
             assert done.returncode == 0, f"nightlab {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"

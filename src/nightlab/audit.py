@@ -61,7 +61,7 @@ class Auditor:
         Where it shows no gain at all, everything leaves the branch. Raises StudyStuck when a side no longer runs.
         """
         ledger, best = self.lineage.ledger, self.lineage.repair()
-        if best.tree.id == self.lineage.start.tree.id:
+        if not self.lineage.keeps():
             return None
         before = ledger.count("opened")
         repeats = repeats or (_SEEDS_OF_A_LONG_NIGHT if self._runs() >= _LONG_NIGHT else _SEEDS)
@@ -271,7 +271,7 @@ class Auditor:
             there = ", ".join(self.lineage.task.scale) or "none"
             raise BadTask(f"the task has no [scale.{rung}] (there: {there}); write one into nightlab.toml")
         ledger, best, start = self.lineage.ledger, self.lineage.repair(), self.lineage.start
-        if best.tree.id == start.tree.id:
+        if not self.lineage.keeps():
             return None
         number = ledger.count("transferred")
         seeds = [derived_seed(self.seed, "transfer", number, n) for n in range(_RUNG_SEEDS)]
