@@ -214,7 +214,7 @@ def _bubblewrap(job: Job) -> Command:
     home = _home()
     env = _environment(job, home=home, temporary="/tmp")
     places = _system() | _interpreters(job, env["PATH"]) | _devices() | _private(job.limits, home)
-    places |= _visible_program(job, env["PATH"], places) | _job_places(job, home)
+    places |= _visible_program(job, env["PATH"], places) | _job_places(job, home) | _hidden(job)
     argv = [bwrap, *_FLAGS]
     # Sorted, a folder comes before what lies in it, so the more specific of two places always wins.
     for where in sorted(places):
@@ -335,6 +335,24 @@ def _job_places(job: Job, home: str) -> Places:
         _refuse_detour(place, job.tree)
         places[str(place)] = ["--ro-bind", what, str(place)]
     return places
+
+
+def _hidden(job: Job) -> Places:
+    """An empty folder over every folder that is hidden, nothing over every file."""
+    real = {os.path.realpath(path) for path in job.hidden}
+    places = {path: ["--tmpfs", path, "--remount-ro", path] for path in real if os.path.isdir(path)}
+    return places | {path: ["--ro-bind", "/dev/null", path] for path in real if os.path.isfile(path)}
+
+
+def standard_libraries() -> list[Path]:
+    """The standard library of every Python that a run is shown."""
+    shown = [*_homes_on(os.environ.get("PATH", os.defpath)), "/usr", "/usr/local"]
+    found = {os.path.realpath(os.path.dirname(os_py)) for home in shown for os_py in _os_modules(home)}
+    return [Path(path) for path in sorted(found)]
+
+
+def _os_modules(home: str) -> list[str]:
+    return [path for word in ("lib", "lib64") for path in glob(os.path.join(escape(home), word, "py*3*", "os.py"))]
 
 
 _RUNGS: dict[str, Callable[[Job], Command]] = {"bubblewrap": _bubblewrap, "process": _process}

@@ -70,6 +70,7 @@ class Order:
             readable=tuple(map(Path, words["readable"])),
             mounts=words["mounts"],
             writable=tuple(map(Path, words["writable"])),
+            hidden=tuple(map(Path, words["hidden"])),
         )
         return cls(job, words["level"], words["linger"])
 
