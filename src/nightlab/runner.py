@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from glob import escape
+from glob import glob as glob_paths
 from pathlib import Path
 from statistics import median
 from typing import Literal, Protocol
@@ -13,6 +15,7 @@ from typing import Literal, Protocol
 from nightlab.errors import BadTask, Invalid, StudyStuck
 from nightlab.evaluator import Evaluator, command_line
 from nightlab.executor import Executor
+from nightlab.sandbox import standard_libraries
 from nightlab.task import Task
 from nightlab.values import Cost, Files, Job, Limits, Measurement, Outcome, Run, derived_seed
 from nightlab.workspace import Checkout, Repository, Tree, free_bytes, remove
@@ -98,6 +101,7 @@ class Runner:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="slot")
         self._running: set[str] = set()
         self._argv = command_line(self.task.task.run, folder=self.repository.root)
+        self._hidden = hidden(self.task, standard_libraries(self._argv[0]))
 
     @property
     def count(self) -> int:
@@ -196,6 +200,7 @@ class Runner:
             },
             limits=limits(self.task, self._baseline, is_candidate=attempt.purpose == "candidate"),
             mounts=mounts(self.task, self.repository.root, tree),
+            hidden=self._hidden,
         )
 
     def clear(self, run: str) -> None:
@@ -259,6 +264,15 @@ def mounts(task: Task, root: Path, tree: Path) -> Mapping[str, str]:
         elif name not in _OPTIONAL:
             raise BadTask(f"[task] data names {name!r}, and {source} does not exist; make it, or take it out")
     return shown
+
+
+def hidden(task: Task, libraries: Sequence[Path]) -> tuple[Path, ...]:
+    """What [judge] hide names, with the compiled twins of hidden modules: their strings are the source's own."""
+    globs = task.judge.hide if task.judge else ()
+    named = [glob.replace("{stdlib}", escape(str(home))) for glob in globs for home in libraries]
+    found = {path for pattern in named for path in map(Path, glob_paths(pattern))}
+    twins = {twin for path in found if path.suffix == ".py" for twin in path.parent.glob(f"__pycache__/{path.stem}.*")}
+    return tuple(sorted(found | twins))
 
 
 _OPTIONAL = ("~/.cache/autoresearch",)

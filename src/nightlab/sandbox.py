@@ -344,9 +344,9 @@ def _hidden(job: Job) -> Places:
     return places | {path: ["--ro-bind", "/dev/null", path] for path in real if os.path.isfile(path)}
 
 
-def standard_libraries() -> list[Path]:
-    """The standard library of every Python that a run is shown."""
-    shown = [*_homes_on(os.environ.get("PATH", os.defpath)), "/usr", "/usr/local"]
+def standard_libraries(program: str) -> list[Path]:
+    """The standard library of every Python that a run of this program is shown."""
+    shown = [*_homes_on(os.environ.get("PATH", os.defpath)), *_python_homes(program), "/usr", "/usr/local"]
     found = {os.path.realpath(os.path.dirname(os_py)) for home in shown for os_py in _os_modules(home)}
     return [Path(path) for path in sorted(found)]
 

@@ -79,6 +79,8 @@ class Judge(_Section):
     files: tuple[str, ...] = Field(default=(), strict=False)
     data: str = "validation"
     sealed: str = "sealed"
+    hide: tuple[str, ...] = Field(default=(), strict=False)
+    """Globs of what no run may read though the jail shows it; {stdlib} is every standard library in there."""
 
 
 class Caps(_Section):

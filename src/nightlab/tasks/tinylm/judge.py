@@ -4,11 +4,11 @@
     judge.py ask OUT             the contexts to predict from, drawn by NIGHTLAB_SEED once the code is frozen
     judge.py score PREDICTIONS   bits per byte of the predictions for the contexts of the same NIGHTLAB_SEED
 
-The text is the source of Python's standard library: always there, and written by many hands. Whole files are dealt by
-the hash of their path, so that no part of a file is ever on two sides; NIGHTLAB_CACHE keeps the sides between calls.
+The text is the source of Python's standard library: always there, and written by many hands. The held-out sides are
+whole packages that a training script has no need of; [judge] hide in nightlab.toml keeps them from every run. Who knows
+Python's source by heart knows them all the same: see docs/cheats.md. NIGHTLAB_CACHE keeps the sides between calls.
 """
 
-import hashlib
 import json
 import os
 import random
@@ -22,7 +22,15 @@ import numpy as np
 CONTEXT = 32  # bytes shown before each byte to predict
 STRIDE = 97  # bytes between two answers; more than CONTEXT, so that no context shows another's answer
 CHUNK = 4096  # bytes of training text drawn in one piece
-SHARES = {"train": 65, "validation": 85, "sealed": 100}  # per cent of the files, summed up
+# None of them is loaded by numpy or by what scripts import beside it, every Python since 3.11 has them, and no common
+# package carries a copy (setuptools has one of distutils and tarfile, black one of lib2to3). [judge] hide says the same.
+HELD_OUT = {
+    "validation": {"_pydecimal", "asyncio", "http", "turtle"},
+    "sealed": {
+        *{"_pyio", "doctest", "imaplib", "mailbox", "optparse", "pdb", "pickletools", "pydoc", "wsgiref", "xml"},
+        *{"xmlrpc"},
+    },
+}
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 TABLES = {"encodings", "pydoc_data"}  # printed by machines, many nearly alike: they would reward learning by heart
 ENOUGH = 500_000  # bytes on one side, below which a score would be mostly luck
@@ -44,8 +52,8 @@ def files(root: Path) -> list[Path]:
 
 def side(path: str) -> str:
     """Where a file belongs: train, validation or sealed."""
-    ticket = int.from_bytes(hashlib.blake2b(path.encode(), digest_size=8).digest(), "big") % 100
-    return next(name for name, share in SHARES.items() if ticket < share)
+    package = path.partition("/")[0].removesuffix(".py")
+    return next((name for name, packages in HELD_OUT.items() if package in packages), "train")
 
 
 def text(name: str) -> Path:
