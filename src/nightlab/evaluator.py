@@ -12,19 +12,20 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from nightlab.errors import BadTask, Invalid
-from nightlab.values import Job, Limits, Measurement, Outcome, Run
+from nightlab.values import Cost, Job, Measurement, Outcome, Run
+from nightlab.workspace import remove
 
 Part = Literal["data", "sealed"]
+AGAIN = "again"
 Launch = Callable[[Job], Run]
 """Runs a job in the jail and waits for it."""
 
@@ -105,6 +106,10 @@ class Predictions:
     `give OUT` (what a run may train on), `ask OUT` (inputs, drawn after the code is frozen) and `score PREDICTIONS`
     (prints one JSON line: value, per_example, secondary; says "invalid: why" and exits 1 to refuse).
     The scorer imports none of the candidate's code.
+
+    Where `ask` also leaves a folder `again`, the code answers what is in there too, in a jail that knows nothing of the
+    other, and `score` finds those answers in PREDICTIONS/again: what is answered otherwise among others was learned
+    from the questions. Not covered at level "process": there one of the two can leave the other a word.
     """
 
     command: tuple[str, ...]
@@ -115,7 +120,7 @@ class Predictions:
     parts: Mapping[Part, str]
     launch: Launch
     bounds: tuple[float, float] | None = None
-    limits: Limits = field(default_factory=lambda: Limits(wall=600.0))
+    timeout: float = 600.0
 
     def prepare(self, job: Job, *, seed: int, budget: float | None) -> Job:
         """The job with the judge's gift to this seed in NIGHTLAB_GIVEN."""
@@ -125,16 +130,39 @@ class Predictions:
 
     def evaluate(self, run: Run, job: Job, *, seed: int, part: Part = "data") -> Measurement:
         """What the judge says of the predictions this run's code makes."""
-        inputs, answers = _fresh(run.folder / f"inputs-{part}"), _fresh(run.folder / f"predictions-{part}")
-        self._judge("ask", inputs, seed=seed, budget=None, part=part)
+        inputs, again, answers = (run.folder / f"{name}-{part}" for name in ("inputs", "again", "predictions"))
+        self._judge("ask", _fresh(inputs), seed=seed, budget=None, part=part)
+        parts = [(inputs, answers)]
+        if (inputs / AGAIN).is_dir():
+            (inputs / AGAIN).rename(again)
+            parts.append((again, run.folder / f"predictions-again-{part}"))
+        cost = Cost()
+        for asked, said in parts:
+            cost += self._predict(run, job, asked, _fresh(said), used=run.cost + cost)
+        for _, said in parts[1:]:
+            remove(answers / AGAIN)  # the code that answered first could have left anything there
+            said.rename(answers / AGAIN)
+        score = _score(self._judge("score", answers, seed=seed, budget=None, part=part))
+        for folder in (inputs, again, answers):  # often larger than the model; made anew if asked again
+            remove(folder)
+        return replace(score, value=plausible(score.value, self.metric, self.bounds), cost=cost)
+
+    def _predict(self, run: Run, job: Job, inputs: Path, answers: Path, *, used: Cost) -> Cost:
+        """Have the run's code answer; what that took. It may use what the run has left, and leave nothing behind."""
+        most = job.limits
         predicting = replace(
             job,
-            id=f"{job.id}-predict-{part}",
+            id=f"{job.id}-{answers.name}",
             argv=self.predict,
-            folder=run.folder / f"predict-{part}",
-            limits=self.limits,
+            folder=run.folder / f"{answers.name}-run",
+            limits=replace(
+                most,
+                wall=min([self.timeout] if most.wall is None else [self.timeout, max(most.wall - used.seconds, 0.1)]),
+                cpu=None if most.cpu is None else max(most.cpu - used.cpu_seconds, 0.1),
+            ),
             readable=(inputs, run.out),
             writable=(answers,),
+            keeps_tree=True,
             env={
                 **{k: v for k, v in job.env.items() if k != "NIGHTLAB_GIVEN"},
                 "NIGHTLAB_OUT": str(run.out),
@@ -145,10 +173,8 @@ class Predictions:
         predicted = self.launch(predicting)
         if predicted.outcome is not Outcome.FINISHED:
             raise Invalid(f"predicting failed: {predicted.reason}; {last_line(predicted.log())}")
-        score = _score(self._judge("score", answers, seed=seed, budget=None, part=part))
-        for folder in (inputs, answers, predicted.folder):  # often larger than the model; made anew if asked again
-            shutil.rmtree(folder, ignore_errors=True)
-        return replace(score, value=plausible(score.value, self.metric, self.bounds))
+        remove(predicted.folder)
+        return predicted.cost
 
     def _judge(self, verb: str, folder: Path, *, seed: int, budget: float | None, part: Part) -> str:
         environment = {
@@ -172,7 +198,8 @@ class Predictions:
 
 
 def _fresh(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+    remove(folder)  # an attempt that was cut short may have left something
+    folder.mkdir(parents=True)
     return folder
 
 

@@ -170,6 +170,10 @@ class Runner:
         seed = derived_seed(self.seed, "evaluate", attempt.seed)
         measurement = self.evaluator.evaluate(run, job, seed=seed)
         sealed = self.evaluator.evaluate(run, job, seed=seed, part="sealed") if attempt.purpose == "audit" else None
+        # What its own code did while it was asked is its own cost: else it would train there, where nothing is counted.
+        run = self._held_to_its_budget(attempt, replace(run, cost=run.cost + measurement.cost))
+        if run.outcome is not Outcome.FINISHED:
+            return Finding(attempt, run, tail=tail)
         return Finding(attempt, run, measurement, sealed, tail=tail)
 
     def _held_to_its_budget(self, attempt: Attempt, run: Run) -> Run:

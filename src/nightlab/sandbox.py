@@ -219,7 +219,8 @@ def _bubblewrap(job: Job) -> Command:
     # Sorted, a folder comes before what lies in it, so the more specific of two places always wins.
     for where in sorted(places):
         argv += places[where]
-    argv += ["--remount-ro", "/"]
+    # The tree last: until then places are made in it for what is shown there.
+    argv += ["--remount-ro", "/", *(["--remount-ro", str(job.tree)] if job.keeps_tree else [])]
     for name, value in env.items():
         argv += ["--setenv", name, value]
     argv += ["--chdir", str(job.tree), "--", *job.argv]

@@ -71,6 +71,7 @@ class Order:
             mounts=words["mounts"],
             writable=tuple(map(Path, words["writable"])),
             hidden=tuple(map(Path, words["hidden"])),
+            keeps_tree=words["keeps_tree"],
         )
         return cls(job, words["level"], words["linger"])
 

@@ -112,6 +112,8 @@ class Job:
     """Folders it may write besides the tree and `out/`."""
     hidden: tuple[Path, ...] = ()
     """Files and folders that it may not read although a place it is shown holds them: the answers to its task."""
+    keeps_tree: bool = False
+    """Whether it may only read its tree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,8 @@ class Measurement:
     per_example: tuple[float, ...] | None = None
     secondary: Mapping[str, float] = field(default_factory=dict)
     examples: str = ""
+    cost: Cost = Cost()
+    """What the run's own code used up while it was measured."""
 
 
 @dataclass(frozen=True, slots=True)

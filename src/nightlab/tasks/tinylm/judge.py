@@ -1,7 +1,8 @@
 """The judge: hands out the training text, asks about text nobody was given, and scores the answers in bits per byte.
 
     judge.py give OUT            what a run may learn from: exactly NIGHTLAB_BUDGET bytes, drawn by NIGHTLAB_SEED
-    judge.py ask OUT             the contexts to predict from, drawn by NIGHTLAB_SEED once the code is frozen
+    judge.py ask OUT             the contexts to predict from, drawn by NIGHTLAB_SEED once the code is frozen; a few of
+                                 them once more in OUT/again, for a second jail that is told of no others
     judge.py score PREDICTIONS   bits per byte of the predictions for the contexts of the same NIGHTLAB_SEED
 
 The text is the source of Python's standard library: always there, and written by many hands. The held-out sides are
@@ -9,6 +10,7 @@ whole packages that a training script has no need of; [judge] hide in nightlab.t
 Python's source by heart knows them all the same: see docs/cheats.md. NIGHTLAB_CACHE keeps the sides between calls.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -34,6 +36,7 @@ HELD_OUT = {
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 TABLES = {"encodings", "pydoc_data"}  # printed by machines, many nearly alike: they would reward learning by heart
 ENOUGH = 500_000  # bytes on one side, below which a score would be mostly luck
+AGAIN = 256  # contexts asked a second time, by themselves
 TOLERANCE = 1e-3  # how far from 1 the logarithm of the sum of the probabilities may be
 
 
@@ -92,19 +95,49 @@ def questions(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return windows[:, :CONTEXT], windows[:, CONTEXT]
 
 
+def repeated(examples: int, name: str, seed: int) -> np.ndarray:
+    """Which examples are asked twice: drawn from a secret as well, since a run may have guessed the seed."""
+    secret = Path(os.environ["NIGHTLAB_CACHE"], "secret")
+    if not secret.exists():
+        with tempfile.NamedTemporaryFile(dir=secret.parent, delete=False) as half_done:
+            half_done.write(os.urandom(16))
+        with contextlib.suppress(FileExistsError):  # another judge was faster: its secret holds
+            os.link(half_done.name, secret)
+        os.unlink(half_done.name)
+    dice = random.Random(f"{secret.read_bytes().hex()} {name} {seed}")
+    return np.array(dice.sample(range(examples), min(AGAIN, examples)))
+
+
 def ask(out: Path, name: str, seed: int) -> None:
     """Write down the contexts, without the answers."""
-    np.save(out / "contexts.npy", questions(name, seed)[0])
+    contexts = questions(name, seed)[0]
+    np.save(out / "contexts.npy", contexts)
+    (out / "again").mkdir()
+    np.save(out / "again" / "contexts.npy", contexts[repeated(len(contexts), name, seed)])
 
 
 def score(folder: Path, name: str, seed: int) -> dict[str, object]:
     """Bits per byte of the predictions, and what each example cost."""
     answers = questions(name, seed)[1]
-    bits, accuracy = believed(read(folder / "log_probabilities.npy", len(answers)), answers)
+    predicted = read(folder / "log_probabilities.npy", len(answers))
+    bits, accuracy = believed(predicted, answers)
+    twice = repeated(len(answers), name, seed)
+    alone(predicted[twice], read(folder / "again" / "log_probabilities.npy", len(twice)))
     with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:  # never into a file that was already there
         np.save(file, bits)
     os.replace(file.name, folder / "per_example.npy")
     return {"value": float(bits.mean()), "per_example": "per_example.npy", "secondary": {"accuracy": accuracy}}
+
+
+def alone(among: np.ndarray, by_itself: np.ndarray) -> None:
+    """Each context is judged by itself: its answer may not depend on which others were asked."""
+    both = among != by_itself  # equal where both are minus infinity
+    worst = np.abs(among[both] - by_itself[both]).max(initial=0.0)
+    if not worst < TOLERANCE:
+        raise Invalid(
+            f"a context was answered otherwise when fewer others were asked (by {worst:.3g}): predict must not learn "
+            "from other contexts, nor draw by chance"
+        )
 
 
 def read(path: Path, examples: int) -> np.ndarray:
