@@ -101,7 +101,7 @@ class Runner:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="slot")
         self._running: set[str] = set()
         self._argv = command_line(self.task.task.run, folder=self.repository.root)
-        self._hidden = hidden(self.task, standard_libraries(self._argv[0]))
+        self._hidden = hidden(self.task.judge.hide, self._argv[0]) if self.task.judge else ()
 
     @property
     def count(self) -> int:
@@ -270,10 +270,10 @@ def mounts(task: Task, root: Path, tree: Path) -> Mapping[str, str]:
     return shown
 
 
-def hidden(task: Task, libraries: Sequence[Path]) -> tuple[Path, ...]:
+def hidden(globs: Sequence[str], program: str) -> tuple[Path, ...]:
     """What [judge] hide names, with the compiled twins of hidden modules: their strings are the source's own."""
-    globs = task.judge.hide if task.judge else ()
-    named = [glob.replace("{stdlib}", escape(str(home))) for glob in globs for home in libraries]
+    libraries = standard_libraries(program) if any("{stdlib}" in glob for glob in globs) else [Path()]
+    named = {glob.replace("{stdlib}", escape(str(home))) for glob in globs for home in libraries}
     found = {path for pattern in named for path in map(Path, glob_paths(pattern))}
     twins = {twin for path in found if path.suffix == ".py" for twin in path.parent.glob(f"__pycache__/{path.stem}.*")}
     return tuple(sorted(found | twins))

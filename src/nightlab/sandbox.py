@@ -346,14 +346,24 @@ def _hidden(job: Job) -> Places:
 
 
 def standard_libraries(program: str) -> list[Path]:
-    """The standard library of every Python that a run of this program is shown."""
-    shown = [*_homes_on(os.environ.get("PATH", os.defpath)), *_python_homes(program), "/usr", "/usr/local"]
-    found = {os.path.realpath(os.path.dirname(os_py)) for home in shown for os_py in _os_modules(home)}
+    """Every folder a run of this program is shown that holds a Python's standard library; large programs bring theirs.
+
+    Not covered: a library in a zip file, and copies of single modules that packages carry.
+    """
+    tops = {"/usr", *_homes_on(os.environ.get("PATH", os.defpath)), *_python_homes(program)}
+    found = {os.path.realpath(folder) for top in tops for folder in _libraries_below(top)}
     return [Path(path) for path in sorted(found)]
 
 
-def _os_modules(home: str) -> list[str]:
-    return [path for word in ("lib", "lib64") for path in glob(os.path.join(escape(home), word, "py*3*", "os.py"))]
+_BARREN = {"site-packages", "dist-packages", "node_modules", "doc", "include", "locale", "man", "src"}
+
+
+def _libraries_below(top: str) -> Iterator[str]:
+    for folder, below, names in os.walk(top):
+        if {"os.py", "functools.py"} <= set(names):
+            yield folder
+            below.clear()
+        below[:] = set(below) - _BARREN
 
 
 _RUNGS: dict[str, Callable[[Job], Command]] = {"bubblewrap": _bubblewrap, "process": _process}

@@ -28,9 +28,8 @@ CHUNK = 4096  # bytes of training text drawn in one piece
 # package carries a copy (setuptools has one of distutils and tarfile, black one of lib2to3). [judge] hide says the same.
 HELD_OUT = {
     "validation": {"_pydecimal", "asyncio", "http", "turtle"},
-    "sealed": {
-        *{"_pyio", "doctest", "imaplib", "mailbox", "optparse", "pdb", "pickletools", "pydoc", "wsgiref", "xml"},
-        *{"xmlrpc"},
+    "sealed": {  # not _pyio: the compiled io module says much of it in its docstrings
+        *("doctest", "imaplib", "mailbox", "optparse", "pdb", "pickletools", "pydoc", "wsgiref", "xml", "xmlrpc"),
     },
 }
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
