@@ -209,7 +209,19 @@ def test_the_given_text_has_the_budget_s_size_and_follows_the_seed(tinylm, judge
 
     assert len(one) == len(other) == TINY
     assert one == again != other
-    assert one[:4096] in judge.text("train").read_bytes()
+    assert one[:4096] in judge.text("train").read_bytes().translate(judge.names())
+
+
+def test_the_bytes_have_other_names_in_every_study(judge, tmp_path, monkeypatch):
+    here = judge.names()
+    renamed = judge.questions("validation", 3)[1]
+    monkeypatch.setattr(judge, "names", lambda: bytes(range(256)))
+
+    assert sorted(here) == list(range(256))
+    assert bytes(judge.questions("validation", 3)[1]).translate(here) == bytes(renamed)
+    monkeypatch.undo()
+    monkeypatch.setenv("NIGHTLAB_CACHE", str(tmp_path))
+    assert judge.names() != here
 
 
 def test_an_answer_that_depends_on_what_else_was_asked_is_refused(judge):
@@ -262,9 +274,8 @@ def test_a_budget_beyond_the_text_is_an_error_and_no_shorter_gift(tinylm):
 
 
 def test_no_context_holds_an_answer(judge, monkeypatch):
-    monkeypatch.setattr(
-        judge.np, "fromfile", lambda path, dtype: np.arange(10_000)
-    )  # a text whose bytes say where they are
+    # a text whose bytes say where they are
+    monkeypatch.setattr(judge.np, "frombuffer", lambda content, dtype: np.arange(10_000))
 
     for seed in range(20):
         contexts, answers = judge.questions("validation", seed)

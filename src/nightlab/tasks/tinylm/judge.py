@@ -6,8 +6,10 @@
     judge.py score PREDICTIONS   bits per byte of the predictions for the contexts of the same NIGHTLAB_SEED
 
 The text is the source of Python's standard library: always there, and written by many hands. The held-out sides are
-whole packages that a training script has no need of; [judge] hide in nightlab.toml keeps them from every run. Who knows
-Python's source by heart knows them all the same: see docs/cheats.md. NIGHTLAB_CACHE keeps the sides between calls.
+whole packages that a training script has no need of; [judge] hide in nightlab.toml keeps them from every run. The other
+libraries stay in sight, and some know Python's source by heart; so all bytes are renamed, by a permutation that is drawn
+once for a study and told to nobody. To a model that learns from what it is given, one name is as good as another.
+Not covered: a run that breaks this cipher first. NIGHTLAB_CACHE keeps the sides and the secret between calls.
 """
 
 import contextlib
@@ -73,38 +75,47 @@ def text(name: str) -> Path:
     return path
 
 
+def secret() -> str:
+    """What no run knows, drawn once for a study."""
+    path = Path(os.environ["NIGHTLAB_CACHE"], "secret")
+    if not path.exists():
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as half_done:
+            half_done.write(os.urandom(16))
+        with contextlib.suppress(FileExistsError):  # another judge was faster: its secret holds
+            os.link(half_done.name, path)
+        os.unlink(half_done.name)
+    return path.read_bytes().hex()
+
+
+def names() -> bytes:
+    """What each of the 256 bytes is called in this study."""
+    return bytes(random.Random(f"{secret()} names").sample(range(256), 256))
+
+
 def give(out: Path, seed: int, budget: int) -> None:
     """Draw the training text: chunks in a random order, none twice."""
     path = text("train")
-    chunks = path.stat().st_size // CHUNK
+    chunks, renamed = path.stat().st_size // CHUNK, names()
     needed = -(-budget // CHUNK)
     if needed > chunks:
         sys.exit(f"a budget of {budget:,} bytes is more than the {chunks * CHUNK:,} bytes of training text")
     with path.open("rb") as source, (out / "text.bin").open("wb") as given:
         for chunk in random.Random(seed).sample(range(chunks), needed):
             source.seek(chunk * CHUNK)
-            given.write(source.read(min(CHUNK, budget - given.tell())))
+            given.write(source.read(min(CHUNK, budget - given.tell())).translate(renamed))
 
 
 def questions(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The contexts [n, CONTEXT] and the bytes that follow them [n]: a grid over the whole side, its start drawn."""
-    body = np.fromfile(text(name), dtype=np.uint8)
+    body = np.frombuffer(text(name).read_bytes().translate(names()), dtype=np.uint8)
     start = CONTEXT + random.Random(seed).randrange(STRIDE)
     windows = np.lib.stride_tricks.sliding_window_view(body, CONTEXT + 1)[start - CONTEXT :: STRIDE]
     return windows[:, :CONTEXT], windows[:, CONTEXT]
 
 
 def repeated(examples: int, name: str, seed: int) -> np.ndarray:
-    """Which examples are asked twice: drawn from a secret as well, since a run may have guessed the seed."""
-    secret = Path(os.environ["NIGHTLAB_CACHE"], "secret")
-    if not secret.exists():
-        with tempfile.NamedTemporaryFile(dir=secret.parent, delete=False) as half_done:
-            half_done.write(os.urandom(16))
-        with contextlib.suppress(FileExistsError):  # another judge was faster: its secret holds
-            os.link(half_done.name, secret)
-        os.unlink(half_done.name)
-    dice = random.Random(f"{secret.read_bytes().hex()} {name} {seed}")
-    return np.array(dice.sample(range(examples), min(AGAIN, examples)))
+    """Which examples are asked twice: drawn by the secret as well, since a run may have guessed the seed."""
+    return np.array(random.Random(f"{secret()} {name} {seed}").sample(range(examples), min(AGAIN, examples)))
 
 
 def ask(out: Path, name: str, seed: int) -> None:
