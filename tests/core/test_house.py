@@ -18,7 +18,7 @@ FLOORS = [
 ]
 """The core. A module imports from lower floors, and on its own floor only from the ones named before it."""
 EDGES = ["tuner", "tasks", "dashboard", "testing", "exports", "setup", "doctor"]
-ROOF = ["place", "study", "check", "bench", "judgebench", "replay", "cli", "__main__"]
+ROOF = ["place", "study", "check", "bench", "judgebench", "cheatbench", "replay", "cli", "__main__"]
 """What puts the parts together."""
 
 
