@@ -194,8 +194,9 @@ so whoever prints a made-up number within the task's bounds is believed: use lev
 
 ## What the suite does not show stopped
 - **The cipher of tinylm can be broken.** Its text is public. The bytes are renamed by a secret of the study, which
-  makes an answer table or a look-up useless as it stands. A run that first works out the names, from how often letters
-  come, learns from more text than it was given; one that works out all of them could use a table, too.
+  makes an answer table or a look-up useless as it stands. A run that first guesses names, from how often letters come,
+  learns a little from text it was not given, a fraction of what the same code learns from the text it was. One that
+  works out all the names could use a table, too.
 - **CPU seconds in very short-lived children** that nobody waits for: what lives only between two looks (a quarter of a
   second) is not counted. The wall clock still ends the run.
 - **Disk space** in `out/` and in the tree has no limit of its own; a full disk pauses the study.

@@ -478,7 +478,7 @@ INVENTED = (
         script(_MIX, instead=_LEARN.format(rename=_BY_RANK)),
         BELIEVED,
         "",
-        "nothing yet but the cap on CPU seconds: more text than was given, though none of the answers",
+        "nothing but the cap on CPU seconds; it brings a fraction of what the same code learns from the given text",
     ),
     cheat(
         "learning from the questions",
