@@ -21,6 +21,7 @@ from conftest import need_level
 import nightlab.values
 from nightlab import processes, sandbox
 from nightlab.executor import LocalExecutor, collect
+from nightlab.processes import Process, unaccounted
 from nightlab.shim import Log, Order, Result, take_lock
 from nightlab.testing.executor_contract import shell_job
 from nightlab.values import Job, Limits, Outcome, Run
@@ -267,6 +268,37 @@ def test_cpu_is_counted_over_the_whole_tree(bench: Bench) -> None:
 
     assert (run.outcome, run.reason) == (Outcome.TIMEOUT, "used more than 0.4 CPU seconds")
     assert 0.4 < run.cost.cpu_seconds < 2.0
+
+
+def test_cpu_of_children_that_nobody_waits_for_is_counted(bench: Bench) -> None:
+    spin = """
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for n in range(30):
+    if os.fork() == 0:
+        begin = time.process_time()
+        while time.process_time() - begin < 0.6:
+            pass
+        os._exit(0)
+    try:
+        os.wait()
+    except ChildProcessError:
+        pass
+"""
+    run = bench.python(spin, Limits(wall=60, cpu=2.0))
+
+    assert run.reason == "used more than 2 CPU seconds"
+
+
+def test_time_of_a_process_that_is_gone_is_lost_only_if_nobody_was_told() -> None:
+    parent = Process(10, 1, 1, False, 1.0, 5, 0, 0.0)
+    child = Process(11, 10, 1, False, 0.8, 6, 0, 0.0)
+    told = parent._replace(cpu=1.9, reaped=0.9)
+
+    assert unaccounted([parent, child], [parent, child], 0.0) == 0.0
+    assert unaccounted([parent, child], [told], 0.0) == 0.0
+    assert unaccounted([parent, child], [], 1.9) == 0.0
+    assert 0.7 < unaccounted([parent, child], [parent], 0.0) <= 0.8
 
 
 def test_cpu_of_children_that_have_ended_is_counted(bench: Bench) -> None:

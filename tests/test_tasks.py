@@ -72,19 +72,27 @@ class TinyLM:
         python(
             self.tree, "train.py", NIGHTLAB_SEED=seed, NIGHTLAB_GIVEN=self.root / "given", NIGHTLAB_OUT=out
         ).check_returncode()
-        self.judge("ask", self.folder("inputs"), seed=7).check_returncode()
+        self.ask()
         predictions = self.folder("predictions")
-        env = {"NIGHTLAB_OUT": out, "NIGHTLAB_INPUTS": self.root / "inputs", "NIGHTLAB_PREDICTIONS": predictions}
-        python(self.tree, "predict.py", **env).check_returncode()
+        for part in ("", "again"):
+            (predictions / part).mkdir(exist_ok=True)
+            env = {"NIGHTLAB_INPUTS": self.root / "inputs" / part, "NIGHTLAB_PREDICTIONS": predictions / part}
+            python(self.tree, "predict.py", NIGHTLAB_OUT=out, **env).check_returncode()
         return self.judge("score", predictions, seed=7)
+
+    def ask(self):
+        shutil.rmtree(self.root / "inputs", ignore_errors=True)
+        self.judge("ask", self.folder("inputs"), seed=7).check_returncode()
 
     def score(self, predictions):
         """What the judge says of an array, saved as it is."""
         np.save(self.folder("predictions") / "log_probabilities.npy", predictions)
+        (self.folder("predictions") / "again").mkdir(exist_ok=True)
+        np.save(self.folder("predictions") / "again" / "log_probabilities.npy", predictions[:256])
         return self.judge("score", self.root / "predictions", seed=7)
 
     def examples(self):
-        self.judge("ask", self.folder("inputs"), seed=7).check_returncode()
+        self.ask()
         return len(np.load(self.root / "inputs" / "contexts.npy"))
 
 
@@ -201,7 +209,61 @@ def test_the_given_text_has_the_budget_s_size_and_follows_the_seed(tinylm, judge
 
     assert len(one) == len(other) == TINY
     assert one == again != other
-    assert one[:4096] in judge.text("train").read_bytes()
+    assert one[:4096] in judge.text("train").read_bytes().translate(judge.names())
+
+
+def test_the_bytes_have_other_names_in_every_study(judge, tmp_path, monkeypatch):
+    here = judge.names()
+    renamed = judge.questions("validation", 3)[1]
+    monkeypatch.setattr(judge, "names", lambda: bytes(range(256)))
+
+    assert sorted(here) == list(range(256))
+    assert bytes(judge.questions("validation", 3)[1]).translate(here) == bytes(renamed)
+    monkeypatch.undo()
+    monkeypatch.setenv("NIGHTLAB_CACHE", str(tmp_path))
+    assert judge.names() != here
+
+
+def test_an_answer_that_depends_on_what_else_was_asked_is_refused(judge):
+    among = np.full((50, 256), -np.log(256))
+
+    judge.alone(among, among + 1e-4)
+    with pytest.raises(judge.Invalid, match="fewer others"):
+        judge.alone(among, np.where(np.arange(50)[:, None] == 7, among + 0.01, among))
+    with pytest.raises(judge.Invalid, match="fewer others"):
+        judge.alone(among, np.where(np.arange(50)[:, None] == 7, np.nan, among))
+
+
+def test_nobody_can_tell_from_the_seed_which_contexts_are_asked_again(judge, tmp_path, monkeypatch):
+    here = judge.repeated(10_000, "validation", 7)
+    same = judge.repeated(10_000, "validation", 7)
+    monkeypatch.setenv("NIGHTLAB_CACHE", str(tmp_path))
+    elsewhere = judge.repeated(10_000, "validation", 7)
+
+    assert len(set(here)) == judge.AGAIN
+    assert list(here) == list(same) != list(elsewhere)
+
+
+def test_the_jail_hides_all_that_is_held_out(judge):
+    read = task.parse((tasks.folder("tinylm") / "nightlab.toml").read_text())
+
+    hidden = {Path(glob).name.removesuffix(".py") for glob in read.judge.hide}
+
+    assert hidden == set().union(*judge.HELD_OUT.values())
+    assert all(glob.startswith("{stdlib}/") for glob in read.judge.hide)
+
+
+def test_what_is_held_out_is_not_needed_by_a_training_script(judge):
+    script = (
+        "import sys, numpy, numpy.random, numpy.linalg, numpy.testing, argparse, collections, concurrent.futures, csv\n"
+        "import dataclasses, functools, gzip, heapq, importlib.metadata, json, logging, math, multiprocessing, pickle\n"
+        "import random, statistics, subprocess, tempfile, threading, time, typing, zipfile\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+
+    assert not set(loaded) & set().union(*judge.HELD_OUT.values())
 
 
 def test_a_budget_beyond_the_text_is_an_error_and_no_shorter_gift(tinylm):
@@ -212,9 +274,8 @@ def test_a_budget_beyond_the_text_is_an_error_and_no_shorter_gift(tinylm):
 
 
 def test_no_context_holds_an_answer(judge, monkeypatch):
-    monkeypatch.setattr(
-        judge.np, "fromfile", lambda path, dtype: np.arange(10_000)
-    )  # a text whose bytes say where they are
+    # a text whose bytes say where they are
+    monkeypatch.setattr(judge.np, "frombuffer", lambda content, dtype: np.arange(10_000))
 
     for seed in range(20):
         contexts, answers = judge.questions("validation", seed)
@@ -227,7 +288,7 @@ def test_the_parts_share_no_file_and_none_is_small(judge):
     root = Path(judge.sysconfig.get_path("stdlib"))
     sides = {
         part: [p for p in judge.files(root) if judge.side(p.relative_to(root).as_posix()) == part]
-        for part in judge.SHARES
+        for part in ("train", *judge.HELD_OUT)
     }
 
     assert sum(map(len, sides.values())) == len({path for side in sides.values() for path in side})

@@ -578,6 +578,32 @@ def _replay(file: Path, as_json: bool) -> None:
         print(f"{one['commit']:8} {one['value']:.6f} {one['grade']} {one['description']} {mark}".rstrip())
 
 
+@bench_app.command("cheats")
+def cheats_(
+    level: Annotated[str | None, typer.Option(help="printed or predictions; both unless said.")] = None,
+    only: Annotated[str | None, typer.Option(metavar="NAME", help="Only those whose name holds this.")] = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of docs/cheats.md.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Play the adversarial suite through the real lab: what became of each cheat, and what stopped it."""
+    from nightlab.cheatbench import chosen, line, markdown, play, row, summary
+
+    cheats = chosen(level, only)
+    found = []
+    for one in play(cheats):
+        found.append(one)
+        if not (as_json or as_markdown):
+            print(line(one))
+    if as_json:
+        _print_json([row(one) for one in found])
+    elif as_markdown:
+        print(markdown(found), end="")
+    else:
+        print(summary(found))
+    if any(not one.is_as_told for one in found):
+        raise typer.Exit(1)
+
+
 # ---- between the commands ----
 
 

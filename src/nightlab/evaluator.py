@@ -14,11 +14,10 @@ import json
 import os
 import re
 import shlex
-import shutil
 import stat
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,8 +26,10 @@ from typing import Protocol, runtime_checkable
 from nightlab.artifact import taken
 from nightlab.errors import Invalid
 from nightlab.judge import Judge, Part, fingerprint, last_line, named
-from nightlab.values import Job, Limits, Measurement, Outcome, Run
+from nightlab.values import Cost, Job, Measurement, Outcome, Run
+from nightlab.workspace import remove
 
+AGAIN = "again"
 Launch = Callable[[Job], Run]
 """Runs a job in the jail and waits for it."""
 
@@ -136,6 +137,10 @@ class Predictions:
     """Level `predictions`: the candidate's code gets inputs only, in a second jail; the judge scores its answers.
 
     The judge lays out the inputs once the code is frozen, and imports none of it.
+
+    Where `ask` also leaves a folder `again`, the code answers what is in there too, in a jail that knows nothing of the
+    other, and `score` finds those answers in PREDICTIONS/again: what is answered otherwise among others was learned
+    from the questions. Not covered at level "process": there one of the two can leave the other a word.
     """
 
     judge: Judge
@@ -144,7 +149,7 @@ class Predictions:
     launch: Launch
     bounds: tuple[float, float] | None = None
     gives: bool = True
-    limits: Limits = field(default_factory=lambda: Limits(wall=600.0))
+    timeout: float = 600.0
 
     def prepare(self, job: Job, *, seed: int, budget: float | None) -> Job:
         """The job, which may not read what is the judge's; with the judge's gift where it gives."""
@@ -152,18 +157,42 @@ class Predictions:
 
     def evaluate(self, run: Run, job: Job, *, seed: int, part: Part = "data") -> Measurement:
         """What the judge says of the predictions this run's code makes."""
-        inputs, answers = _fresh(run.folder / f"inputs-{part}"), _fresh(run.folder / f"predictions-{part}")
-        self.judge.ask(inputs, seed=seed, part=part)
-        asked = fingerprint(inputs)
+        inputs, again, answers = (run.folder / f"{name}-{part}" for name in ("inputs", "again", "predictions"))
+        self.judge.ask(_fresh(inputs), seed=seed, part=part)
+        fingerprinted = fingerprint(inputs)
+        parts = [(inputs, answers)]
+        if (inputs / AGAIN).is_dir():
+            (inputs / AGAIN).rename(again)
+            parts.append((again, run.folder / f"predictions-again-{part}"))
+        cost = Cost()
+        for asked, said in parts:
+            cost += self._predict(run, job, asked, _fresh(said), used=run.cost + cost)
+        for _, said in parts[1:]:
+            remove(answers / AGAIN)  # the code that answered first could have left anything there
+            said.rename(answers / AGAIN)
+        _refuse_links(answers)
+        score = named(self.judge.score(answers, seed=seed, part=part), fingerprinted)
+        for folder in (inputs, again, answers):  # often larger than the model; made anew if asked again
+            remove(folder)
+        return replace(score, value=plausible(score.value, self.metric, self.bounds), cost=cost)
+
+    def _predict(self, run: Run, job: Job, inputs: Path, answers: Path, *, used: Cost) -> Cost:
+        """Have the run's code answer; what that took. It may use what the run has left, and leave nothing behind."""
+        most = job.limits
         predicting = replace(
             job,
-            id=f"{job.id}-predict-{part}",
+            id=f"{job.id}-{answers.name}",
             argv=self.predict,
-            folder=run.folder / f"predict-{part}",
-            limits=self.limits,
+            folder=run.folder / f"{answers.name}-run",
+            limits=replace(
+                most,
+                wall=min([self.timeout] if most.wall is None else [self.timeout, max(most.wall - used.seconds, 0.1)]),
+                cpu=None if most.cpu is None else max(most.cpu - used.cpu_seconds, 0.1),
+            ),
             readable=(inputs, run.out),
             writable=(answers,),
-            hidden=self.judge.secrets,
+            hidden=(*job.hidden, *self.judge.secrets),
+            keeps_tree=True,
             env={
                 **{k: v for k, v in job.env.items() if k != "NIGHTLAB_GIVEN"},
                 "NIGHTLAB_OUT": str(run.out),
@@ -173,11 +202,8 @@ class Predictions:
         )
         predicted = self.launch(predicting)
         _need_answers(predicted, run, answers)
-        _refuse_links(answers)
-        score = named(self.judge.score(answers, seed=seed, part=part), asked)
-        for folder in (inputs, answers, predicted.folder):  # often larger than the model; made anew if asked again
-            shutil.rmtree(folder, ignore_errors=True)
-        return replace(score, value=plausible(score.value, self.metric, self.bounds))
+        remove(predicted.folder)
+        return predicted.cost
 
 
 def given(judge: Judge, job: Job, *, seed: int, budget: float | None, gives: bool) -> Job:
@@ -216,7 +242,8 @@ def _refuse_links(answers: Path) -> None:
 
 
 def _fresh(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+    remove(folder)  # an attempt that was cut short may have left something
+    folder.mkdir(parents=True)
     return folder
 
 

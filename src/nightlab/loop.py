@@ -662,8 +662,8 @@ class Loop:
 
 
 def one_line(text: str) -> str:
-    """A hypothesis as it is kept: one line, of a length that can be read."""
-    return " ".join(text.split())[:300]
+    """A hypothesis as it is kept: one line of letters that can be seen, of a length that can be read."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:300]
 
 
 def _grade(race: Race) -> Grade:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -15,7 +15,10 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 class Process(NamedTuple):
-    """One line of /proc/PID/stat. `cpu` counts its reaped children too, in seconds; `start` is in ticks since boot."""
+    """One line of /proc/PID/stat. `cpu` counts its reaped children too, in seconds; `start` is in ticks since boot.
+
+    `reaped` is the children's part of it.
+    """
 
     pid: int
     parent: int
@@ -24,6 +27,7 @@ class Process(NamedTuple):
     cpu: float
     start: int
     rss: int
+    reaped: float
 
 
 def look(pid: int) -> Process | None:
@@ -41,10 +45,21 @@ def look(pid: int) -> Process | None:
         os.close(file)
     # The name stands in brackets and may hold anything, brackets and blanks too.
     words = text[text.rindex(b")") + 2 :].split()
-    cpu = (int(words[11]) + int(words[12]) + int(words[13]) + int(words[14])) * _TICK
-    return Process(
-        pid, int(words[1]), int(words[3]), words[0] in (b"Z", b"X"), cpu, int(words[19]), int(words[21]) * _PAGE
-    )
+    own, reaped = (int(words[11]) + int(words[12])) * _TICK, (int(words[13]) + int(words[14])) * _TICK
+    is_zombie, start, rss = words[0] in (b"Z", b"X"), int(words[19]), int(words[21]) * _PAGE
+    return Process(pid, int(words[1]), int(words[3]), is_zombie, own + reaped, start, rss, reaped)
+
+
+def unaccounted(before: Sequence[Process], now: Sequence[Process], reaped: float) -> float:
+    """CPU seconds of processes that are gone and that nobody was told of: a parent may refuse to wait for its children.
+
+    `reaped` is what the looker's own reaped children gained meanwhile. Not covered: what lived only between two looks.
+    """
+    still = {(process.pid, process.start): process for process in now}
+    pairs = [(process, still.get((process.pid, process.start))) for process in before]
+    lost = sum(process.cpu for process, after in pairs if after is None)
+    told = reaped + sum(after.reaped - process.reaped for process, after in pairs if after)
+    return max(0.0, lost - told - _TICK * len(pairs))  # each figure is rounded down to a tick
 
 
 def every() -> Iterator[Process]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from glob import escape
+from glob import glob as glob_paths
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, Protocol
@@ -17,6 +19,7 @@ from nightlab import facts
 from nightlab.errors import BadTask, Invalid, StudyStuck, Unscored
 from nightlab.evaluator import Evaluator, command_line
 from nightlab.executor import Executor
+from nightlab.sandbox import standard_libraries
 from nightlab.task import Task
 from nightlab.values import Cost, Files, Job, Limits, Measurement, Outcome, Run, derived_seed
 from nightlab.workspace import Checkout, Repository, Tree, free_bytes, remove
@@ -113,6 +116,7 @@ class Runner:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="slot")
         self._running: set[str] = set()
         self._argv = command_line(self.task.task.run, folder=self.repository.root)
+        self._hidden = hidden(self.task.judge.hide, self._argv[0]) if self.task.judge else ()
 
     @property
     def count(self) -> int:
@@ -189,11 +193,13 @@ class Runner:
         seed = derived_seed(self.seed, "evaluate", attempt.seed)
         measurement = self.evaluator.evaluate(run, job, seed=seed)
         self._keep_examples(run, measurement)
-        if attempt.purpose != "audit" or not self.task.has_sealed:
-            return replace(found, measurement=measurement)
-        return replace(
-            found, measurement=measurement, sealed=self.evaluator.evaluate(run, job, seed=seed, part="sealed")
-        )
+        opens_seal = attempt.purpose == "audit" and self.task.has_sealed
+        sealed = self.evaluator.evaluate(run, job, seed=seed, part="sealed") if opens_seal else None
+        # What its own code did while it was asked is its own cost: else it would train there, where nothing is counted.
+        run = self._held_to_its_budget(attempt, replace(run, cost=run.cost + measurement.cost))
+        if run.outcome is not Outcome.FINISHED:
+            return replace(found, run=run)
+        return replace(found, run=run, measurement=measurement, sealed=sealed)
 
     def _held_to_its_budget(self, attempt: Attempt, run: Run) -> Run:
         cap, used = allowed_cpu(self.task, self._baseline), run.cost.cpu_seconds
@@ -229,6 +235,7 @@ class Runner:
             },
             limits=limits(self.task, baseline, is_candidate=attempt.purpose == "candidate"),
             mounts=mounts(self.task, self.repository.root, tree),
+            hidden=self._hidden,
         )
 
     def _keep_examples(self, run: Run, measurement: Measurement) -> None:
@@ -330,6 +337,18 @@ def mounts(task: Task, root: Path, tree: Path) -> Mapping[str, str]:
         elif name not in _OPTIONAL:
             raise BadTask(f"[task] data names {name!r}, and {source} does not exist; make it, or take it out")
     return shown
+
+
+def hidden(globs: Sequence[str], program: str) -> tuple[Path, ...]:
+    """What [judge] hide names, with the compiled twins of hidden modules: their strings are the source's own.
+
+    Where it names parts of the standard library, those of other Pythons are hidden whole: a mount each, not dozens.
+    """
+    libraries, others = standard_libraries(program) if any("{stdlib}" in glob for glob in globs) else ([Path()], [])
+    named = {glob.replace("{stdlib}", escape(str(home))) for glob in globs for home in libraries}
+    found = {path for pattern in named for path in map(Path, glob_paths(pattern))}
+    twins = {twin for path in found if path.suffix == ".py" for twin in path.parent.glob(f"__pycache__/{path.stem}.*")}
+    return tuple(sorted(found | twins | set(others)))
 
 
 _OPTIONAL = ("~/.cache/autoresearch",)

@@ -246,6 +246,7 @@ def _bubblewrap(job: Job) -> Command:
         raise NightlabError("bubblewrap is not installed")
     words, env = _box(job)
     argv = [bwrap, *_FLAGS, *words, "--remount-ro", "/"]
+    argv += ["--remount-ro", str(job.tree)] if job.keeps_tree else []  # last: until then places are made in it
     for name, value in env.items():
         argv += ["--setenv", name, value]
     argv += ["--chdir", str(job.tree), "--", *job.argv]
@@ -343,15 +344,32 @@ def _homes(job: Job, path: str) -> frozenset[str]:
     return _homes_on(path).union(_python_homes(program) if program else ())
 
 
-def standard_libraries(job: Job) -> tuple[Path, ...]:
-    """Every folder of a Python standard library that the job can see, so that a part of it can be hidden in each.
+_BARREN = {"site-packages", "dist-packages", "node_modules", "doc", "include", "locale", "man", "src"}
 
-    Not covered: a library inside a zip file, and a Python in the job's own tree or data.
+
+def standard_libraries(program: str) -> tuple[list[Path], list[Path]]:
+    """Every folder shown to a run of this program that holds a Python's standard library: its own, and others'.
+
+    Large programs bring their own Python. Not covered: a library in a zip file, copies of single modules that packages
+    carry, and a Python in the job's own tree or data.
     """
-    path = job.env.get("PATH", os.environ.get("PATH", os.defpath))
-    homes = ("/usr", "/usr/local", *_homes(job, path))
-    found = {os.path.realpath(place) for home in homes for place in glob(f"{escape(home)}/lib*/python3*/os.py")}
-    return tuple(sorted(Path(place).parent for place in found))
+    mine = [*_python_homes(program), *glob("/usr/lib*/python3*"), *glob("/usr/local/lib/python3*")]
+    tops = {"/usr", *_homes_on(os.environ.get("PATH", os.defpath)), *mine}
+    found = {os.path.realpath(folder) for top in tops for folder in _libraries_below(top)}
+    own = {folder for folder in found if any(_is_in(folder, os.path.realpath(home)) for home in mine)}
+    return [Path(path) for path in sorted(own)], [Path(path) for path in sorted(found - own)]
+
+
+def _is_in(path: str, other: str) -> bool:
+    return path == other or _is_below(path, other)
+
+
+def _libraries_below(top: str) -> Iterator[str]:
+    for folder, below, names in os.walk(top):
+        if {"os.py", "functools.py"} <= set(names):
+            yield folder
+            below.clear()
+        below[:] = set(below) - _BARREN
 
 
 def _is_below(path: str, other: str) -> bool:
@@ -422,10 +440,13 @@ def _job_places(job: Job, home: str) -> Places:
 def _landlock(job: Job) -> Command:
     """The same box as bubblewrap's, built by a small launcher of our own, with Landlock as a second line inside it.
 
-    Not covered: what bubblewrap does not cover either; pseudo-terminals, which this box has none of; and moving files
+    Not covered: what bubblewrap does not cover either; a tree to be kept that has data shown in it; pseudo-terminals, which this box has none of; and moving files
     between folders on kernels before 5.19, which Landlock forbids there.
     """
     words, env = _box(job)
+    if job.keeps_tree and not job.mounts:
+        where = words.index(str(job.tree)) - 1
+        words[where] = "--ro-bind"
     return _launch(job, "apart", words), env
 
 
@@ -445,10 +466,12 @@ def _landlock_only(job: Job) -> Command:
         _link(_place(where, job.tree, str(home)), what, roots=(job.tree, home))
     readable = [words[-2] for words in _shown(job, env).values() if words[0].startswith("--ro-bind")]
     readable += ["/proc", *map(str, job.readable), *job.mounts.values()]
+    tree, kept = ((), [str(job.tree)]) if job.keeps_tree else ((job.tree,), [])
+    readable += kept
     nodes = gpus(job.env.get("CUDA_VISIBLE_DEVICES"))[0]
     hidden = _really(job.hidden)
     allowed = [line for place in readable for line in _around(os.path.realpath(place), hidden)]
-    for place in map(os.path.realpath, (*job.writable, job.tree, job.folder / "out", home, temporary)):
+    for place in map(os.path.realpath, (*job.writable, *tree, job.folder / "out", home, temporary)):
         if inside := [path for path in hidden if _is_below(path, place)]:
             raise NightlabError(f"without namespaces {inside[0]} cannot be hidden: the run may write to {place}")
         allowed.append(["--bind", place, place])

@@ -72,6 +72,7 @@ class Order:
             writable=tuple(map(Path, words["writable"])),
             hidden=tuple(map(Path, words["hidden"])),
             relay=Path(words["relay"]) if words["relay"] else None,
+            keeps_tree=words["keeps_tree"],
         )
         return cls(job, words["level"], words["linger"])
 
@@ -227,7 +228,8 @@ class _Watch:
         self._pipe = self._main = -1
         self._exit: tuple[int, float] | None = None  # the first process's status, and when it ended
         self._lost: float | None = None
-        self._cpu = 0.0
+        self._cpu = self._hidden = self._reaped = 0.0
+        self._seen: list[processes.Process] = []
         self._memory = 0
         self._count = self._survivors = 0
 
@@ -329,13 +331,16 @@ class _Watch:
     def _look(self, now: float) -> None:
         """Measure the tree.
 
-        Not covered: what happens between two looks, and the CPU time of children whose parent refuses to reap them.
+        Not covered: what happens between two looks, the CPU time of children nobody waits for that end before one too.
         """
         tree = processes.descendants(os.getpid())
         live = [process for process in tree if not process.is_zombie]
         self._count = len(live)
-        reaped = resource.getrusage(resource.RUSAGE_CHILDREN)
-        self._cpu = max(self._cpu, reaped.ru_utime + reaped.ru_stime + sum(process.cpu for process in tree))
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        reaped = usage.ru_utime + usage.ru_stime
+        self._hidden += processes.unaccounted(self._seen, tree, reaped - self._reaped)
+        self._seen, self._reaped = tree, reaped
+        self._cpu = max(self._cpu, self._hidden + reaped + sum(process.cpu for process in tree))
         memory = sum(process.rss for process in live)
         if self._limits.memory_mb is not None and memory > self._limits.memory_mb * _MIB:
             # Forked processes share pages, and a plain sum counts them once for each. The true share is dear: ask late.
@@ -390,7 +395,7 @@ class _Watch:
         if code < 0:
             code = 128 - code  # as a shell and bubblewrap say it, so that both levels agree
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-        self._cpu = max(self._cpu, usage.ru_utime + usage.ru_stime)
+        self._cpu = max(self._cpu, self._hidden + usage.ru_utime + usage.ru_stime)
         self._memory = max(self._memory, usage.ru_maxrss * 1024)
         # Once more with the whole account: to end between two looks must not be a way around a limit.
         outcome, reason = verdict or self._broken_limit(ended) or _ending(code)

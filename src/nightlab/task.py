@@ -101,6 +101,8 @@ class Judge(_Section):
     data: str = "validation"
     sealed: str = ""
     gives: bool | None = None
+    hide: tuple[str, ...] = Field(default=(), strict=False)
+    """Globs of what no run may read though the jail shows it; {stdlib} is every standard library in there."""
 
 
 class Caps(_Section):

@@ -114,6 +114,8 @@ class Job:
     """Files and folders that it may not read although a place it is shown holds them: the answers to its task."""
     relay: Path | None = None
     """The one socket it may talk to, told to it as NIGHTLAB_RELAY; an agent's way to its model. None: no network."""
+    keeps_tree: bool = False
+    """Whether it may only read its tree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,8 @@ class Measurement:
     per_example: tuple[float, ...] | None = None
     secondary: Mapping[str, float] = field(default_factory=dict)
     examples: str = ""
+    cost: Cost = Cost()
+    """What the run's own code used up while it was measured."""
 
 
 @dataclass(frozen=True, slots=True)

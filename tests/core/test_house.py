@@ -31,7 +31,7 @@ FLOORS = [
 ]
 """The core. A module imports from lower floors, and on its own floor only from the ones named before it."""
 EDGES = ["tuner", "tasks", "dashboard", "testing", "exports", "setup", "doctor", "report"]
-ROOF = ["place", "sealed", "study", "check", "bench", "judgebench", "replay", "cli", "__main__"]
+ROOF = ["place", "sealed", "study", "check", "bench", "judgebench", "cheatbench", "replay", "cli", "__main__"]
 """What puts the parts together."""
 
 
@@ -91,7 +91,7 @@ def test_the_core_can_be_read_in_an_hour() -> None:
 
     print(f"the core holds {sum(counts.values())} lines of code, and the shim {shim}")
     assert sum(counts.values()) <= 4000
-    assert shim <= 750
+    assert shim <= 800
 
 
 def test_no_function_is_longer_than_fifty_lines() -> None:

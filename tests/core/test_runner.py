@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
+import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
 from nightlab.errors import BadTask
-from nightlab.runner import allowed_cpu, limits, mounts, too_fast
+from nightlab.runner import allowed_cpu, hidden, limits, mounts, too_fast
 from nightlab.task import Task, parse
 from nightlab.values import Cost
 
@@ -87,3 +90,16 @@ def test_data_is_shown_where_the_script_expects_it(tmp_path: Path, monkeypatch: 
 def test_data_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(BadTask, match="'nowhere'"):
         mounts(task(more="data = ['nowhere']\n"), tmp_path, tmp_path)
+
+
+def test_what_is_hidden_is_hidden_in_every_library_with_its_compiled_twins() -> None:
+    found = hidden(["{stdlib}/turtle.py", "{stdlib}/asyncio"], sys.executable)
+
+    home = Path(os.path.realpath(sysconfig.get_path("stdlib")))
+    assert {home / "turtle.py", home / "asyncio"} <= set(found)
+    assert all(twin in found for twin in home.glob("__pycache__/turtle.*"))
+    assert not [path for path in found if "turtle" not in path.name and path.name != "asyncio"]
+
+
+def test_nothing_is_hidden_unless_the_task_says_so() -> None:
+    assert hidden([], sys.executable) == ()

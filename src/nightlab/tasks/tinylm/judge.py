@@ -1,14 +1,18 @@
 """The judge: hands out the training text, asks about text nobody was given, and scores the answers in bits per byte.
 
     judge.py give OUT            what a run may learn from: exactly NIGHTLAB_BUDGET bytes, drawn by NIGHTLAB_SEED
-    judge.py ask OUT             the contexts to predict from, drawn by NIGHTLAB_SEED once the code is frozen
+    judge.py ask OUT             the contexts to predict from, drawn by NIGHTLAB_SEED once the code is frozen; a few of
+                                 them once more in OUT/again, for a second jail that is told of no others
     judge.py score PREDICTIONS   bits per byte of the predictions for the contexts of the same NIGHTLAB_SEED
 
-The text is the source of Python's standard library: always there, and written by many hands. Whole files are dealt by
-the hash of their path, so that no part of a file is ever on two sides; NIGHTLAB_CACHE keeps the sides between calls.
+The text is the source of Python's standard library: always there, and written by many hands. The held-out sides are
+whole packages that a training script has no need of; [judge] hide in nightlab.toml keeps them from every run. The other
+libraries stay in sight, and some know Python's source by heart; so all bytes are renamed, by a permutation that is drawn
+once for a study and told to nobody. To a model that learns from what it is given, one name is as good as another.
+Not covered: a run that breaks this cipher first. NIGHTLAB_CACHE keeps the sides and the secret between calls.
 """
 
-import hashlib
+import contextlib
 import json
 import os
 import random
@@ -22,10 +26,18 @@ import numpy as np
 CONTEXT = 32  # bytes shown before each byte to predict
 STRIDE = 97  # bytes between two answers; more than CONTEXT, so that no context shows another's answer
 CHUNK = 4096  # bytes of training text drawn in one piece
-SHARES = {"train": 65, "validation": 85, "sealed": 100}  # per cent of the files, summed up
+# None of them is loaded by numpy or by what scripts import beside it, every Python since 3.11 has them, and no common
+# package carries a copy (setuptools has one of distutils and tarfile, black one of lib2to3). [judge] hide says the same.
+HELD_OUT = {
+    "validation": {"_pydecimal", "asyncio", "http", "turtle"},
+    "sealed": {  # not _pyio: the compiled io module says much of it in its docstrings
+        *("doctest", "imaplib", "mailbox", "optparse", "pdb", "pickletools", "pydoc", "wsgiref", "xml", "xmlrpc"),
+    },
+}
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 TABLES = {"encodings", "pydoc_data"}  # printed by machines, many nearly alike: they would reward learning by heart
 ENOUGH = 500_000  # bytes on one side, below which a score would be mostly luck
+AGAIN = 256  # contexts asked a second time, by themselves
 TOLERANCE = 1e-3  # how far from 1 the logarithm of the sum of the probabilities may be
 
 
@@ -44,8 +56,8 @@ def files(root: Path) -> list[Path]:
 
 def side(path: str) -> str:
     """Where a file belongs: train, validation or sealed."""
-    ticket = int.from_bytes(hashlib.blake2b(path.encode(), digest_size=8).digest(), "big") % 100
-    return next(name for name, share in SHARES.items() if ticket < share)
+    package = path.partition("/")[0].removesuffix(".py")
+    return next((name for name, packages in HELD_OUT.items() if package in packages), "train")
 
 
 def text(name: str) -> Path:
@@ -63,40 +75,79 @@ def text(name: str) -> Path:
     return path
 
 
+def secret() -> str:
+    """What no run knows, drawn once for a study."""
+    path = Path(os.environ["NIGHTLAB_CACHE"], "secret")
+    if not path.exists():
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as half_done:
+            half_done.write(os.urandom(16))
+        with contextlib.suppress(FileExistsError):  # another judge was faster: its secret holds
+            os.link(half_done.name, path)
+        os.unlink(half_done.name)
+    return path.read_bytes().hex()
+
+
+def names() -> bytes:
+    """What each of the 256 bytes is called in this study."""
+    return bytes(random.Random(f"{secret()} names").sample(range(256), 256))
+
+
 def give(out: Path, seed: int, budget: int) -> None:
     """Draw the training text: chunks in a random order, none twice."""
     path = text("train")
-    chunks = path.stat().st_size // CHUNK
+    chunks, renamed = path.stat().st_size // CHUNK, names()
     needed = -(-budget // CHUNK)
     if needed > chunks:
         sys.exit(f"a budget of {budget:,} bytes is more than the {chunks * CHUNK:,} bytes of training text")
     with path.open("rb") as source, (out / "text.bin").open("wb") as given:
         for chunk in random.Random(seed).sample(range(chunks), needed):
             source.seek(chunk * CHUNK)
-            given.write(source.read(min(CHUNK, budget - given.tell())))
+            given.write(source.read(min(CHUNK, budget - given.tell())).translate(renamed))
 
 
 def questions(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The contexts [n, CONTEXT] and the bytes that follow them [n]: a grid over the whole side, its start drawn."""
-    body = np.fromfile(text(name), dtype=np.uint8)
+    body = np.frombuffer(text(name).read_bytes().translate(names()), dtype=np.uint8)
     start = CONTEXT + random.Random(seed).randrange(STRIDE)
     windows = np.lib.stride_tricks.sliding_window_view(body, CONTEXT + 1)[start - CONTEXT :: STRIDE]
     return windows[:, :CONTEXT], windows[:, CONTEXT]
 
 
+def repeated(examples: int, name: str, seed: int) -> np.ndarray:
+    """Which examples are asked twice: drawn by the secret as well, since a run may have guessed the seed."""
+    return np.array(random.Random(f"{secret()} {name} {seed}").sample(range(examples), min(AGAIN, examples)))
+
+
 def ask(out: Path, name: str, seed: int) -> None:
     """Write down the contexts, without the answers."""
-    np.save(out / "contexts.npy", questions(name, seed)[0])
+    contexts = questions(name, seed)[0]
+    np.save(out / "contexts.npy", contexts)
+    (out / "again").mkdir()
+    np.save(out / "again" / "contexts.npy", contexts[repeated(len(contexts), name, seed)])
 
 
 def score(folder: Path, name: str, seed: int) -> dict[str, object]:
     """Bits per byte of the predictions, and what each example cost."""
     answers = questions(name, seed)[1]
-    bits, accuracy = believed(read(folder / "log_probabilities.npy", len(answers)), answers)
+    predicted = read(folder / "log_probabilities.npy", len(answers))
+    bits, accuracy = believed(predicted, answers)
+    twice = repeated(len(answers), name, seed)
+    alone(predicted[twice], read(folder / "again" / "log_probabilities.npy", len(twice)))
     with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:  # never into a file that was already there
         np.save(file, bits)
     os.replace(file.name, folder / "per_example.npy")
     return {"value": float(bits.mean()), "per_example": "per_example.npy", "secondary": {"accuracy": accuracy}}
+
+
+def alone(among: np.ndarray, by_itself: np.ndarray) -> None:
+    """Each context is judged by itself: its answer may not depend on which others were asked."""
+    both = among != by_itself  # equal where both are minus infinity
+    worst = np.abs(among[both] - by_itself[both]).max(initial=0.0)
+    if not worst < TOLERANCE:
+        raise Invalid(
+            f"a context was answered otherwise when fewer others were asked (by {worst:.3g}): predict must not learn "
+            "from other contexts, nor draw by chance"
+        )
 
 
 def read(path: Path, examples: int) -> np.ndarray:

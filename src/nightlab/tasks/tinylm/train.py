@@ -18,14 +18,15 @@ INIT_SCALE = 0.5
 SEED = int(os.environ.get("NIGHTLAB_SEED", "0"))
 GIVEN = Path(os.environ.get("NIGHTLAB_GIVEN", "."))
 OUT = Path(os.environ.get("NIGHTLAB_OUT", "."))
+WIDTH = HIDDEN * (2 if os.environ.get("NIGHTLAB_RUNG") == "medium" else 1)  # more text deserves a wider model
 
 
 def initial(rng):
     """Fresh weights."""
     E = rng.standard_normal((256, EMBEDDING)) * INIT_SCALE
-    W1 = rng.standard_normal((CONTEXT * EMBEDDING, HIDDEN)) * INIT_SCALE
-    b1 = np.zeros(HIDDEN)
-    W2 = rng.standard_normal((HIDDEN, 256)) * INIT_SCALE
+    W1 = rng.standard_normal((CONTEXT * EMBEDDING, WIDTH)) * INIT_SCALE
+    b1 = np.zeros(WIDTH)
+    W2 = rng.standard_normal((WIDTH, 256)) * INIT_SCALE
     b2 = np.zeros(256)
     return [P.astype(np.float64) for P in (E, W1, b1, W2, b2)]
 
