@@ -70,7 +70,7 @@ def test_racing_beats_greedy_where_runs_are_noisy() -> None:
 
     assert found["policies"]["greedy"]["multiple"] == 1
     assert found["policies"]["race"]["multiple"] > 1.2
-    assert found["policies"]["race"]["overclaim"] < 1 < found["policies"]["greedy"]["overclaim"]
+    assert found["policies"]["race"]["overclaim"] < found["policies"]["greedy"]["overclaim"] / 2
 
 
 def test_the_prune_takes_barnacles_out_and_leaves_the_gain() -> None:
