@@ -115,6 +115,7 @@ def test_the_known_noise_of_a_pair_goes_before_the_samples_own() -> None:
     ("candidate", "incumbent", "side"),
     [
         ([9.9], [10.0, 10.0, 10.0], "candidate"),  # the incumbent's other seeds wait for it
+        ([9.9, 9.9, 9.9], [10.0, 10.0], "candidate"),  # one waits still, though the incumbent has fewer runs
         ([9.9, 9.9], [10.0], "incumbent"),  # a seed that only the candidate has run
         ([9.9], [10.0], "candidate"),  # level: the candidate first
     ],
