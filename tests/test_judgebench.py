@@ -70,7 +70,7 @@ def test_racing_beats_greedy_where_runs_are_noisy() -> None:
 
     assert found["policies"]["greedy"]["multiple"] == 1
     assert found["policies"]["race"]["multiple"] > 1.2
-    assert found["policies"]["race"]["overclaim"] < 1 < found["policies"]["greedy"]["overclaim"]
+    assert found["policies"]["race"]["overclaim"] < found["policies"]["greedy"]["overclaim"] / 2
 
 
 def test_the_prune_takes_barnacles_out_and_leaves_the_gain() -> None:
@@ -78,6 +78,12 @@ def test_the_prune_takes_barnacles_out_and_leaves_the_gain() -> None:
 
     assert found["removed"] > 45
     assert found["gain"] > 0
+
+
+def test_on_pure_noise_the_prune_leaves_little_of_a_lax_race() -> None:
+    nights = [play(Race(), STREAMS["null"], 700, seed) for seed in range(25)]
+
+    assert 100 * sum(night.keeps for night in nights) / sum(night.proposals for night in nights) < 3.3
 
 
 def test_a_prune_of_nothing_costs_nothing() -> None:
@@ -129,7 +135,7 @@ def test_the_command_prints_figures_and_bars_as_json() -> None:
     said = CliRunner().invoke(app, ["bench", "judge", *["--stream", "rich", "--runs", "126", "--reps", "2", "--json"]])
     found = json.loads(said.stdout)
 
-    assert set(found["policies"]) == {"greedy", "race", "lean"}
+    assert set(found["policies"]) == {"greedy", "race", "lean", "race-page"}
     assert [bar["figure"] for bar in found["bars"]][:2] == ["race multiple", "race coverage"]
 
 

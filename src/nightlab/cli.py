@@ -202,7 +202,7 @@ def audit(
 def prune(workers: Workers = 1, unsafe: Unsafe = False, study: StudyName = "main", as_json: Json = False) -> None:
     """Which keeps still pay? The others leave the branch by a revert commit, if the whole does not suffer."""
     with _opened(study, workers=workers, must_exist=True, unsafe=unsafe) as opened:
-        found = opened.auditor(_speaker(as_json)).prune()
+        found = opened.pruner(_speaker(as_json)).prune()
     if found is None:
         raise StudyStuck("there is nothing to prune: nothing that was kept stands")
     _print_json(found) if as_json else _report(study)

@@ -88,6 +88,8 @@ class Night:
     pool: list[float] = field(default_factory=list)
     gains: deque[float] = field(default_factory=lambda: deque(maxlen=_MEMORY))
     spread: Spread = field(default_factory=Spread)
+    seen: list[tuple[int, float]] = field(default_factory=list)
+    """Unselected runs of the incumbents: how many keeps were on, and what came out."""
 
     def run(self, effect: float) -> float:
         """One run of a tree whose true gain over the start is `effect`."""
@@ -99,6 +101,7 @@ class Night:
         value = self.run(sum(self.kept))
         self.pool.append(value)
         self.spread.add(len(self.kept), value)
+        self.seen.append((len(self.kept), value))
 
     @property
     def audit_seeds(self) -> int:
@@ -109,7 +112,7 @@ class Night:
         """Whether a run can be spent, with prune and audit (also of one keep more) still affordable."""
         owed = 2 * self.audit_seeds if self.is_checked else 0
         if self.is_checked and self.runs >= PRUNE_FROM:
-            owed += prune.runs_needed(len(self.kept) + 1) + 2 * prune.CONFIRM_RUNS * prune.LOOKS
+            owed += prune.runs_needed(len(self.kept) + 1) + 2 * prune.CONFIRM_RUNS
         return self.spent + owed < self.runs
 
 
@@ -154,6 +157,7 @@ def search(night: Night, policy: Policy, ideas: Ideas, *, most_keeps: int | None
         if is_kept:
             night.kept.append(effect)
             night.pool = policy.successor(values)
+            night.seen += [(len(night.kept), value) for value in night.pool if len(values) > 1]
         else:
             ideas.reject(effect, is_good)
     return start - fmean(night.pool)
@@ -186,22 +190,30 @@ def race(night: Night, policy: Policy, effect: float) -> tuple[Decision | None, 
 
 
 def shorten(night: Night, design_runs: int | None = None) -> None:
-    """The prune: keeps that no longer pay are taken out again, if the whole does not suffer."""
+    """The prune: keeps that no longer pay are taken out again, unless the whole plainly suffers."""
     if not night.kept:
         return
-    sigma = night.spread.sigma or night.stream.sigma
-    effects = np.array(night.kept)
-    matrix = prune.design(len(effects), design_runs or prune.runs_needed(len(effects)), night.rng)
-    values = [night.run(float(row @ effects)) for row in matrix]
-    gone = set(prune.to_drop(prune.estimate(matrix, values, sigma, "lower")[0], sigma))
-    left = [effect for place, effect in enumerate(night.kept) if place not in gone]
-    pruned, full = list[float](), list[float]()
-    for _ in range(prune.LOOKS):
-        pruned += [night.run(sum(left)) for _ in range(prune.CONFIRM_RUNS)]
-        full += [night.run(sum(night.kept)) for _ in range(prune.CONFIRM_RUNS)]
-        if prune.is_accepted(pruned, full, sigma, "lower"):
-            night.kept = left
-            return
+    sigma, keeps = night.spread.sigma or night.stream.sigma, len(night.kept)
+    steps = prune.staircase(keeps, [on for on, _ in night.seen])
+    matrix = np.vstack([steps, prune.design(keeps, design_runs or prune.runs_needed(keeps), night.rng)])
+    values = [value for _, value in night.seen]
+    values += [night.run(float(row @ night.kept)) for row in matrix[len(steps) :]]
+    is_on = _worthy(matrix, values, sigma)
+    if is_on.all():
+        return
+    pruned, full = (
+        [night.run(float(on @ night.kept)) for _ in range(prune.CONFIRM_RUNS)] for on in (is_on, np.ones(keeps))
+    )
+    if prune.is_accepted(pruned, full, sigma, "lower"):
+        matrix = np.vstack([matrix, *[is_on] * len(pruned), *[np.ones(keeps, bool)] * len(full)])
+        night.kept = [float(one) for one in np.array(night.kept)[_worthy(matrix, [*values, *pruned, *full], sigma)]]
+
+
+def _worthy(matrix: NDArray[np.bool_], values: Sequence[float], sigma: float) -> NDArray[np.bool_]:
+    """Which keeps stay, true or false for each."""
+    is_on = np.ones(matrix.shape[1], bool)
+    is_on[prune.to_drop(prune.estimate(matrix, values, sigma, "lower")[0], sigma)] = False
+    return is_on
 
 
 def audit(night: Night) -> Interval:
@@ -220,7 +232,7 @@ def count_barnacles(kept: Sequence[float], sigma: float) -> int:
 
 def judge(name: str, runs: int, reps: int, *, seed: int = 0) -> dict[str, Any]:
     """All policies on one stream, the same seeds for each, and what must hold of them."""
-    stream, policies = STREAMS[name], (Greedy(), Race("race"), Race("lean"))
+    stream, policies = STREAMS[name], (Greedy(), Race("race"), Race("lean"), Race("race-page"))
     nights = {one.name: [play(one, stream, runs, seed + rep) for rep in range(reps)] for one in policies}
     greedy = np.array([one.gain for one in nights["greedy"]])
     found: dict[str, Any] = {who: _figures(outcomes) for who, outcomes in nights.items()}
@@ -311,7 +323,7 @@ def lines(told: dict[str, Any]) -> list[str]:
     for who, one in told["policies"].items():
         many = "" if one["multiple"] is None else f" = {one['multiple']:.2f} +- {one['multiple_stderr']:.2f} x greedy"
         rows.append(
-            f"  {who:6} gain {one['gain']:.2f}{many}; {one['keeps']:.1f} keeps, {one['barnacles'] or 0:.0%} barnacles "
+            f"  {who:9} gain {one['gain']:.2f}{many}; {one['keeps']:.1f} keeps, {one['barnacles'] or 0:.0%} barnacles "
             f"({one['false_keeps']:.2f} per 100 proposals); the search claims {one['overclaim']:+.2f} too much"
             + (
                 ""

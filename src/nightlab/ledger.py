@@ -260,6 +260,10 @@ class Ledger:
         """How many events of a kind there are."""
         return int(self._db.execute("SELECT count(*) FROM events WHERE kind = ?", (kind,)).fetchone()[0])
 
+    def runs_made(self) -> int:
+        """How many runs the search has made."""
+        return int(self._db.execute("SELECT coalesce(sum(runs), 0) FROM experiments").fetchone()[0])
+
     def last_seq(self) -> int:
         """The sequence number of the latest event."""
         return int(self._db.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0])

@@ -440,8 +440,8 @@ def _job_places(job: Job, home: str) -> Places:
 def _landlock(job: Job) -> Command:
     """The same box as bubblewrap's, built by a small launcher of our own, with Landlock as a second line inside it.
 
-    Not covered: what bubblewrap does not cover either; a tree to be kept that has data shown in it; pseudo-terminals, which this box has none of; and moving files
-    between folders on kernels before 5.19, which Landlock forbids there.
+    Not covered: what bubblewrap does not cover either; a tree to be kept that has data shown in it; pseudo-terminals,
+    which this box has none of; and moving files between folders on kernels before 5.19, which Landlock forbids there.
     """
     words, env = _box(job)
     if job.keeps_tree and not job.mounts:

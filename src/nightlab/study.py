@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nightlab import plugins, sandbox, task
-from nightlab.audit import PRUNE_FROM, Auditor, Say
+from nightlab.audit import Auditor
 from nightlab.decide import Policy
 from nightlab.errors import BadTask, NightlabError, NotFound
 from nightlab.evaluator import Artifact, Evaluator, Predictions, Printed, command_line
@@ -23,6 +23,7 @@ from nightlab.lineage import Lineage
 from nightlab.loop import CHECKPOINT, Loop, Stop
 from nightlab.place import Place
 from nightlab.proposer import Proposer
+from nightlab.pruner import PRUNE_FROM, Pruner, Say
 from nightlab.runner import Runner
 from nightlab.sealed import examine, located
 from nightlab.task import PROGRAM_FILE, TASK_FILE, Task
@@ -162,12 +163,17 @@ class Study:
         )
 
     def auditor(self, say: Say = print) -> Auditor:
-        """Whoever looks at the result in the morning."""
+        """Whoever says in the morning what it is worth."""
         self._set_limits()
-        lineage = Lineage(
-            task=self.task, ledger=self.ledger, repository=self.place.repository, branch=self.place.branch
-        )
-        return Auditor(lineage, self.runner, self.facts["seed"], say)
+        return Auditor(self._lineage(), self.runner, self.facts["seed"], say)
+
+    def pruner(self, say: Say = print) -> Pruner:
+        """Whoever takes out in the morning what no longer pays."""
+        self._set_limits()
+        return Pruner(self._lineage(), self.runner, self.facts["seed"], say)
+
+    def _lineage(self) -> Lineage:
+        return Lineage(task=self.task, ledger=self.ledger, repository=self.place.repository, branch=self.place.branch)
 
     def _set_limits(self) -> None:
         """Runs that nobody proposed are held to what the baseline used, as all others are."""
@@ -177,10 +183,10 @@ class Study:
 
     def finish(self, say: Say = print) -> None:
         """The end of a study, and every checkpoint: prune where it is due, audit what is new, try the larger rungs."""
-        auditor = self.auditor(say)
-        if auditor.is_prune_due():
+        auditor, pruner = self.auditor(say), self.pruner(say)
+        if pruner.is_due():
             say("Pruning: which of the kept changes still pay?")
-            auditor.prune()
+            pruner.prune()
         best, audited = self.ledger.incumbent(), self.ledger.last("audited")
         if best is None or (audited and audited.body["experiment"] == best.id):
             return
@@ -200,7 +206,8 @@ class Study:
         Returns why it ended. Each stretch has a loop of its own, as if the study had been resumed.
         """
         while True:
-            left = PRUNE_FROM - self.auditor(say).since()
+            last = self.ledger.last("pruned")
+            left = PRUNE_FROM - self.ledger.runs_made() + (int(last.body["after"]) if last else 0)
             loop = self.loop(proposers())
             began = time.monotonic()
             with watch(loop):

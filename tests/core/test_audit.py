@@ -15,6 +15,7 @@ from nightlab.errors import BadTask, StudyStuck
 from nightlab.lineage import Lineage
 from nightlab.loop import Stop
 from nightlab.proposer import Scripted
+from nightlab.pruner import Pruner
 from nightlab.runner import Attempt
 from nightlab.task import parse
 from nightlab.testing.fakes import InstantSlots, Score
@@ -74,12 +75,17 @@ def auditor(lab: Lab, score: Score = useful, task: str = TASK) -> Auditor:
     return Auditor(found, slots, 0, say=lambda _: None)
 
 
+def pruner(lab: Lab, score: Score = useful, task: str = TASK) -> Pruner:
+    one = auditor(lab, score, task)
+    return Pruner(one.lineage, one.slots, 0, one.say)
+
+
 def at(lab: Lab, status: Status) -> list[Experiment]:
     return [one for one in lab.ledger.experiments() if one.status is status]
 
 
 def test_the_prune_takes_barnacles_out_and_leaves_what_pays(lab: Lab) -> None:
-    found = auditor(lab).prune()
+    found = pruner(lab).prune()
 
     assert found is not None
     gone = {one.hypothesis[-1] for one in at(lab, Status.PRUNED)}
@@ -92,7 +98,7 @@ def test_the_prune_takes_barnacles_out_and_leaves_what_pays(lab: Lab) -> None:
 
 
 def test_what_was_pruned_leaves_by_a_revert_commit_and_the_history_stays(lab: Lab) -> None:
-    auditor(lab).prune()
+    pruner(lab).prune()
 
     message = git(lab.folder, "log", "-1", "--format=%B", "nightlab/main")
     gone = at(lab, Status.PRUNED)
@@ -104,7 +110,7 @@ def test_what_was_pruned_leaves_by_a_revert_commit_and_the_history_stays(lab: La
 
 
 def test_the_loop_goes_on_from_the_pruned_tree(lab: Lab) -> None:
-    auditor(lab).prune()
+    pruner(lab).prune()
     pruned = lab.ledger.incumbent()
     assert pruned is not None
     assert len(lab.ledger.pool(pruned.id)) >= 3
@@ -138,11 +144,11 @@ def test_a_prune_that_costs_the_gain_is_refused(lab: Lab) -> None:
         lost = 5.0 if not any(on[name] for name in NAMES[4:]) else 0.0
         return useful(attempt, texts) + lost
 
-    found = auditor(lab, together).prune()
+    found = pruner(lab, together).prune()
 
     assert found is not None
     if len(found["dropped"]) == 0:
-        assert "loses more than half a sigma" in found["reason"]
+        assert "plainly loses" in found["reason"]
     assert any(f"{name} = 1" in git(lab.folder, "show", "nightlab/main:train.py") for name in NAMES[4:])
 
 
@@ -243,7 +249,7 @@ def test_a_simpler_tree_that_loses_nothing_is_kept(tmp_path: Path) -> None:
 def test_the_report_says_the_audited_number_first(lab: Lab) -> None:
     from nightlab.report import lines, report
 
-    auditor(lab).prune()
+    pruner(lab).prune()
     auditor(lab).audit()
     told = report(lab.ledger, name="main", is_running=False)
 

@@ -47,6 +47,15 @@ def test_a_short_memory_is_filled_up_with_two_tenths_of_sigma() -> None:
     assert not Race().is_rich(evidence([9.0], recent_gains=(0.0,) * 11))
 
 
+def test_one_keep_in_twenty_is_plenty_once_the_memory_is_full() -> None:
+    gains = (0.0,) * 19 + (1.0,)  # 0.05 sigma on average
+
+    assert Race().is_rich(evidence([9.0], recent_gains=gains))
+    assert not Race("lean").is_rich(evidence([9.0], recent_gains=gains))
+    assert not Race("race-page").is_rich(evidence([9.0], recent_gains=gains))
+    assert not Race().is_rich(evidence([9.0], recent_gains=(0.0,) * 19 + (0.7,)))
+
+
 @pytest.mark.parametrize(
     ("candidate", "verdict", "side"),
     [
@@ -87,6 +96,48 @@ def test_shared_seeds_are_paired_when_handed_over() -> None:
     assert decision.stderr == pytest.approx(0.1 / 3**0.5)
 
 
+def test_one_pair_speaks_where_the_noise_of_a_pair_is_known() -> None:
+    one = evidence([9.5], [10.0, 12.0, 8.0], paired=[(9.5, 10.0)], paired_sigma=0.1)
+
+    assert Race().decide(one).verdict == "keep"  # z 5 after one pair
+    assert Race().decide(one).gain == pytest.approx(0.5)
+    assert Race().decide(one).stderr == pytest.approx(0.1)
+    assert one.stderr() < evidence([9.5], [10.0, 12.0, 8.0], paired=[(9.5, 10.0)]).stderr()
+
+
+def test_the_known_noise_of_a_pair_goes_before_the_samples_own() -> None:
+    pairs = [(9.5, 10.0), (11.4, 12.0)]
+
+    assert evidence([9.5, 11.4], paired=pairs, paired_sigma=0.4).stderr() == pytest.approx(0.4 / 2**0.5)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "incumbent", "side"),
+    [
+        ([9.9], [10.0, 10.0, 10.0], "candidate"),  # the incumbent's other seeds wait for it
+        ([9.9, 9.9, 9.9], [10.0, 10.0], "candidate"),  # one waits still, though the incumbent has fewer runs
+        ([9.9, 9.9], [10.0], "incumbent"),  # a seed that only the candidate has run
+        ([9.9], [10.0], "candidate"),  # level: the candidate first
+    ],
+)
+def test_with_pairs_the_next_run_makes_a_pair(candidate: list[float], incumbent: list[float], side: str) -> None:
+    decision = Race().decide(evidence(candidate, incumbent, paired=[(9.9, 10.0)], paired_sigma=0.1))
+
+    assert (decision.verdict, decision.side) == ("more", side)
+
+
+def test_four_pairs_end_the_race_however_many_runs_there_are() -> None:
+    pairs = [(9.9, 10.0)] * 4
+
+    three = evidence([9.9] * 9, [10.0] * 9, paired=pairs[:3], paired_sigma=0.2)
+    four = evidence([9.9] * 4, [10.0] * 4, paired=pairs, paired_sigma=0.2)
+    weak = evidence([9.96] * 4, [10.0] * 4, paired=[(9.96, 10.0)] * 4, paired_sigma=0.2)
+
+    assert Race().decide(three).verdict == "more"  # z 0.87
+    assert Race().decide(four).verdict == "keep"  # z 1
+    assert Race().decide(weak).verdict == "discard"  # z 0.4
+
+
 def test_more_seeds_do_not_shrink_the_per_example_error() -> None:
     decision = Race().decide(evidence([8.0] * 400, [10.0] * 400, per_example_stderr=3.0))
 
@@ -113,7 +164,7 @@ def test_greedy_believes_a_lucky_record() -> None:
 
 
 def test_an_unknown_profile_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(BadPlugin, match="race, lean"):
+    with pytest.raises(BadPlugin, match="race, lean, race-page"):
         Race("hasty")
 
 

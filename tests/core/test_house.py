@@ -27,7 +27,7 @@ FLOORS = [
         "plugins",
         "readings",
     ],
-    ["lineage", "noise", "facts", "runner", "loop", "audit"],
+    ["lineage", "noise", "facts", "runner", "loop", "remeasure", "pruner", "audit"],
 ]
 """The core. A module imports from lower floors, and on its own floor only from the ones named before it."""
 EDGES = ["tuner", "tasks", "dashboard", "testing", "exports", "setup", "doctor", "report"]
@@ -85,13 +85,13 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_core_can_be_read_in_an_hour() -> None:
-    """The shim and its launcher are programs of their own, which the executor starts; they are counted apart."""
+    """The jail and the shim are what runs around a stranger's code, and a trade of their own; they are counted apart."""
     counts = {room: code_lines(path) for room, path in modules() if any(room in floor for floor in FLOORS)}
-    shim = sum(counts.pop(room) for room in ("shim", "processes", "landlock"))
+    jail = sum(counts.pop(room) for room in ("sandbox", "landlock", "shim", "processes"))
 
-    print(f"the core holds {sum(counts.values())} lines of code, and the shim {shim}")
-    assert sum(counts.values()) <= 4000
-    assert shim <= 800
+    print(f"the core holds {sum(counts.values())} lines of code, the jail and the shim {jail}")
+    assert sum(counts.values()) <= 3800
+    assert jail <= 1200
 
 
 def test_no_function_is_longer_than_fifty_lines() -> None:

@@ -1,0 +1,241 @@
+"""The pruner: turns keeps off and on again, and takes those that no longer pay off the branch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nightlab import prune
+from nightlab.ledger import Event
+from nightlab.lineage import LAB, Lineage, changes
+from nightlab.noise import Noise
+from nightlab.remeasure import run_all, spent, value, wish
+from nightlab.runner import Finding, Slots
+from nightlab.simplicity import PRICE, complexity
+from nightlab.stats import difference, spread
+from nightlab.values import Experiment, Status, derived_seed, improvement
+
+_BLOCK, _MORE_IN_BLOCKS = 8, 4
+PRUNE_FROM = 300
+"""Runs since the last prune from which another pays for itself: nightlab bench judge."""
+Say = Callable[[str], None]
+Unit = Sequence[Experiment]
+
+
+@dataclass(slots=True)
+class Sheet:
+    """What is known of runs with some of the keeps on: a row each, its value, and the seed where seeds are shared."""
+
+    units: int
+    rows: list[NDArray[np.bool_]] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+    blocks: list[int] = field(default_factory=list)
+
+    def add(self, row: NDArray[np.bool_], value: float, seed: int) -> None:
+        """One more run."""
+        self.rows.append(row)
+        self.values.append(value)
+        self.blocks.append(seed)
+
+    @property
+    def matrix(self) -> NDArray[np.bool_]:
+        """Its rows, one below the other."""
+        return np.array(self.rows, bool).reshape(-1, self.units)
+
+
+@dataclass
+class Pruner:
+    """Looks at what one study kept, in its slots; at a larger rung where one is named."""
+
+    lineage: Lineage
+    slots: Slots
+    seed: int
+    say: Say = print
+
+    def __post_init__(self) -> None:
+        ledger, task = self.lineage.ledger, self.lineage.task
+        self.best = self.lineage.repair()
+        self.noise = Noise(ledger, task.metric.direction, self.slots.examples)
+        self.units = self.lineage.units(self.lineage.keeps(), self.best.texts)
+        self.spent: list[Finding] = []
+
+    def since(self) -> int:
+        """The runs that were made since the last prune."""
+        last = self.lineage.ledger.last("pruned")
+        return self.lineage.ledger.runs_made() - (int(last.body["after"]) if last else 0)
+
+    def is_due(self) -> bool:
+        """Whether it is worth its runs: after 300 since the last one, or where it takes less than half of them."""
+        cost = prune.runs_needed(len(self.units)) + 2 * prune.CONFIRM_RUNS
+        return bool(self.units) and (self.since() >= PRUNE_FROM or cost <= self.since() / 2)
+
+    def prune(self) -> dict[str, Any] | None:
+        """Find the keeps that no longer pay and take them off the branch, unless the whole plainly suffers.
+
+        None when there are none to look at.
+        """
+        if not self.units:
+            return None
+        ledger = self.lineage.ledger
+        number, after = ledger.count("pruned"), ledger.runs_made()
+        sheet = self._searched()
+        self._design(f"prune-{number}", sheet)
+        means, stderrs = self._estimate(sheet)
+        told: dict[str, Any] = {
+            "units": [[one.id for one in unit] for unit in self.units],
+            "gains": means,
+            "stderrs": stderrs,
+            "dropped": [],
+            "after": after,
+        }
+        is_on = self._worthy(means)
+        told |= {} if is_on.all() else self._confirm(number, sheet, is_on)
+        told |= spent(self.spent)
+        ledger.append(Event("pruned", str(number), told))
+        return told
+
+    def carriers(self, name: str, rung: str, sigma: float) -> dict[str, Any]:
+        """The keeps that plainly pay at a larger rung, where one run varies by sigma."""
+        sheet = Sheet(len(self.units))
+        self._design(name, sheet, rung)
+        direction = self.lineage.task.metric.direction
+        means, stderrs = prune.estimate(sheet.matrix, sheet.values, sigma or 1e-12, direction)
+        lows = [mean - stderr for mean, stderr in zip(means, stderrs, strict=True)]
+        pays = [unit for unit, low in zip(self.units, lows, strict=True) if low >= prune.WORTH * sigma]
+        return {"carried_by": [one.id for unit in pays for one in unit], "design": spent(self.spent)}
+
+    # Runs with some keeps on
+
+    def _searched(self) -> Sheet:
+        """The unselected runs that the search made of its incumbents: in each the keeps so far were on.
+
+        None of them where the metric drifts or the clock is the budget: the drift would be taken for gains.
+        """
+        sheet, ledger = Sheet(len(self.units)), self.lineage.ledger
+        line = ledger.lineage(self.best.number)
+        if self.lineage.task.budget.kind == "wall" or ledger.count("drifted"):
+            return sheet
+        first = max((place for place, one in enumerate(line) if one.proposer == LAB), default=0)
+        on = {one.id for one in line[:first]}
+        for one in line[first:]:
+            on.add(one.id)
+            row = np.array([all(keep.id in on for keep in unit) for unit in self.units])
+            is_whole = all(all(k.id in on for k in unit) or not any(k.id in on for k in unit) for unit in self.units)
+            for _, seed, came_to in ledger.pool(one.id) if is_whole else ():
+                sheet.add(row, came_to, seed)
+        return sheet
+
+    def _design(self, name: str, sheet: Sheet, rung: str = "") -> None:
+        """Runs with half of the keeps off, at random; where seeds are shared, some runs have one."""
+        is_shared = self.noise.shares_seeds and not rung
+        wanted = prune.runs_needed(len(self.units)) + (_MORE_IN_BLOCKS if is_shared else 0)
+        matrix = prune.design(len(self.units), wanted, np.random.default_rng(derived_seed(self.seed, name)))
+        self.say(f"{wanted} runs{f' at {rung}' if rung else ''} with half of {len(self.units)} keeps off each")
+        wishes = []
+        for place, row in enumerate(matrix):
+            texts = self._laid_out(row)
+            seed = derived_seed(self.seed, name, place // _BLOCK if is_shared else place)
+            wishes.append(wish(f"{name}-{place}", "prune", self.best, seed, changes(self.best.texts, texts), rung=rung))
+        found = run_all(self.slots, wishes, may_fail=True)
+        self.spent += found.values()
+        for row, one in zip(matrix, wishes, strict=True):
+            if found[one.attempt.run].measurement:  # what does not run without some of the keeps tells nothing
+                sheet.add(row, value(found[one.attempt.run]), one.attempt.seed)
+
+    def _laid_out(self, row: NDArray[np.bool_]) -> dict[str, str]:
+        """The texts with the row's units off; where some cannot be off together, the first of them stay on."""
+        for first in range(len(self.units)):
+            off = [place for place in map(int, np.flatnonzero(~row)) if place >= first]
+            texts = self.lineage.without([one for place in off for one in self.units[place]], self.best.texts)
+            if texts is not None:
+                row[:first] = True
+                return texts
+        row[:] = True
+        return self.best.texts
+
+    # What comes out
+
+    def _estimate(self, sheet: Sheet) -> tuple[list[float], list[float]]:
+        """Every unit's gain and its standard error."""
+        direction, shared = self.lineage.task.metric.direction, self.noise.shared
+        if shared is None:
+            return prune.estimate(sheet.matrix, sheet.values, self.noise.sigma or 1e-12, direction)
+        left = prune.scatter(sheet.matrix, sheet.values, sheet.blocks, shared)
+        return prune.estimate(sheet.matrix, sheet.values, left or 1e-12, direction, blocks=sheet.blocks)
+
+    def _worthy(self, means: Sequence[float]) -> NDArray[np.bool_]:
+        """Which units stay: those worth 0.1 sigma, and the price of what they add to read; less where they simplify."""
+        return np.array([mean >= self._bar(unit) for unit, mean in zip(self.units, means, strict=True)])
+
+    def _bar(self, unit: Unit) -> float:
+        left = self.lineage.without(unit, self.best.texts) or self.best.texts
+        sigma = self.noise.sigma or 0.0
+        price = PRICE * sigma * (self.best.complexity - complexity(self.lineage.start.texts, left))
+        return max(prune.WORTH * sigma, price) if price >= 0 else price
+
+    def _off(self, is_on: NDArray[np.bool_]) -> list[Experiment]:
+        return [one for unit, stays in zip(self.units, is_on, strict=True) if not stays for one in unit]
+
+    def _confirm(self, number: int, sheet: Sheet, is_on: NDArray[np.bool_]) -> dict[str, Any]:
+        """Run the pruned whole against the full one on fresh seeds; where it does not plainly lose, drop what then
+        still looks idle, these runs counted."""
+        texts = self.lineage.without(self._off(is_on), self.best.texts)
+        if texts is None:
+            return {"reason": "they cannot be taken out together"}
+        new, best, direction = self.lineage.ledger.next_number(), self.best, self.lineage.task.metric.direction
+        seeds = [derived_seed(self.seed, "prune", number, n) for n in range(prune.CONFIRM_RUNS)]
+        short = [wish(f"{new}-{n}", "prune", best, s, changes(best.texts, texts)) for n, s in enumerate(seeds, 1)]
+        whole = [wish(f"prune-{number}-full-{n}", "prune", best, seed) for n, seed in enumerate(seeds, 1)]
+        found = run_all(self.slots, [one for pair in zip(short, whole, strict=True) for one in pair], may_fail=True)
+        self.spent += found.values()
+        if not all(one.measurement for one in found.values()):
+            return {"reason": "without them it no longer runs"}
+        pruned, full = ([found[one.attempt.run] for one in side] for side in (short, whole))
+        values = [value(one) for one in pruned], [value(one) for one in full]
+        if not prune.is_accepted(*values, self.noise.sigma or 0.0, direction, noise=self.noise.scale):
+            return {"reason": "without them it plainly loses"}
+        for one in (*pruned, *full):
+            sheet.add(is_on if one in pruned else np.ones(len(is_on), bool), value(one), one.attempt.seed)
+        last = self._worthy(self._estimate(sheet)[0])
+        if (last == is_on).all():
+            return self._drop(new, is_on, texts, pruned, values)
+        return self._drop(new, last, self.lineage.without(self._off(last), best.texts), [], None)
+
+    def _drop(
+        self,
+        new: int,
+        is_on: NDArray[np.bool_],
+        texts: dict[str, str] | None,
+        runs: Sequence[Finding],
+        values: tuple[list[float], list[float]] | None,
+    ) -> dict[str, Any]:
+        gone = self._off(is_on)
+        if texts is None or not gone:
+            return {"reason": "on a second look they pay" if not gone else "they cannot be taken out together"}
+        words: dict[str, Any] = {"reason": f"pruned: {len(gone)} keeps no longer pay", "grade": "E1", "pool": []}
+        if values is not None:
+            direction = self.lineage.task.metric.direction
+            gain = difference(*(values[::-1] if direction == "lower" else values))
+            words |= {"value": fmean(values[0]), "gain": improvement(direction, *map(fmean, values)), "grade": "E2"}
+            words |= {"stderr": (spread([a - b for a, b in zip(*values, strict=True)]) or 0.0) / len(values[0]) ** 0.5}
+            words["reason"] += f", without them it gains {gain.estimate:+.3g}"
+        self.lineage.take_out([one.id for one in gone], texts, Status.PRUNED, words, new)
+        for one in runs:  # they are unselected runs of the new incumbent
+            self._adopt(one, new)
+        return {"dropped": [one.id for one in gone], "gain": words.get("gain"), "experiment": new}
+
+    def _adopt(self, one: Finding, new: int) -> None:
+        attempt, cost = one.attempt, one.run.cost
+        started = {"run": attempt.run, "purpose": "incumbent", "seed": attempt.seed, "asked_by": new, "again": 0}
+        ended = {"run": attempt.run, "outcome": "finished", "value": value(one), "reason": one.run.reason}
+        ended |= {
+            "seconds": 0.0,
+            "cpu_seconds": cost.cpu_seconds,
+            "peak_mb": cost.peak_mb,
+        }  # the prune has counted them
+        self.lineage.ledger.append(Event("started", attempt.token, started, new), Event("ran", attempt.run, ended, new))
