@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from nightlab import sandbox
 
 SOURCE = Path(nightlab.values.__file__).parents[1]
 NOBODY = 65534
+ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([str(SOURCE), sysconfig.get_path("purelib")]), "PATH": os.environ["PATH"]}
 RUN = """
 import json, sys
 from pathlib import Path
@@ -60,10 +62,20 @@ def user(request: pytest.FixtureRequest) -> int:
         return os.geteuid()
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
-    look = [*become(NOBODY), sys.executable, "-c", "import nightlab.values"]
-    if subprocess.run(look, env={"PYTHONPATH": str(SOURCE)}, capture_output=True, check=False).returncode:
-        pytest.skip("another user cannot read this interpreter, or this source")
+    python_of(NOBODY)
     return NOBODY
+
+
+def python_of(user: int) -> str:
+    """An interpreter that this user may start, also from its own programs: setpriv's own first step is still root's."""
+    if user == os.geteuid():
+        return sys.executable
+    for python in (sys.executable, "/usr/bin/python3"):
+        look = f"import subprocess; subprocess.run(['{python}', '-c', 'import nightlab.loop'], check=True)"
+        command = [*become(user), python, "-c", look]
+        if os.path.exists(python) and not subprocess.run(command, env=ENVIRONMENT, capture_output=True).returncode:
+            return python
+    pytest.skip("another user cannot start any interpreter here that has what Nightlab needs")
 
 
 def become(user: int) -> list[str]:
@@ -89,14 +101,14 @@ def lab(level: str, user: int, folder: Path) -> Lab:
         done = subprocess.run(
             [
                 *(become(user) if user != os.geteuid() else []),
-                sys.executable,
+                python_of(user),
                 "-c",
                 script,
                 level,
                 str(folder / "study"),
                 *words,
             ],
-            env=os.environ | {"PYTHONPATH": str(SOURCE), "API_KEY": "secret-value", "HOME": str(folder)},
+            env=os.environ | ENVIRONMENT | {"API_KEY": "secret-value", "HOME": str(folder)},
             cwd=folder,
             capture_output=True,
             text=True,

@@ -10,13 +10,13 @@ import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import TASK, git, make_repository
 
 from nightlab.artifact import numbers, taken
-from nightlab.audit import Audit
 from nightlab.errors import BadTask, Invalid, Unscored
 from nightlab.judge import Judge, fingerprint
 from nightlab.loop import Stop
@@ -75,13 +75,13 @@ def script(text: str) -> Proposal:
     return Proposal(text.splitlines()[-1], {"train.py": "import os\nOUT = os.environ['NIGHTLAB_OUT']\n" + text})
 
 
-def night(folder: Path, *proposals: Proposal) -> tuple[list[Experiment], list[dict[str, object]], Audit | None]:
+def night(folder: Path, *proposals: Proposal) -> tuple[list[Experiment], list[dict[str, object]], dict[str, Any] | None]:
     """What a study over these proposals comes to: its experiments, the bodies of their `ran` events, its audit."""
     place = find(folder)
     with held(place), closing(Study(place)) as study:
         study.loop([Scripted(proposals)]).run(Stop(experiments=len(proposals)))
         ran = [event.body for event in study.ledger.read() if event.kind == "ran"]
-        return list(study.ledger.experiments()), ran, study.audit()
+        return list(study.ledger.experiments()), ran, study.auditor().audit()
 
 
 @pytest.fixture
@@ -99,8 +99,8 @@ def test_a_judge_scores_the_artifact_and_the_audit_opens_the_seal(folder: Path) 
     assert experiments[0].value == pytest.approx(3.9, abs=0.1)
     assert ran[0]["secondary"] == {"w": pytest.approx(5, abs=0.1)}
     assert audit is not None
-    assert audit.sealed is not None
-    assert audit.start_sealed == pytest.approx(5 - 1.595, abs=0.05)
+    assert audit["sealed"] is not None
+    assert audit["sealed"]["start"] == pytest.approx(5 - 1.595, abs=0.05)
 
 
 class Bomb:
@@ -484,8 +484,8 @@ def test_a_study_without_a_sealed_set_is_allowed_and_says_so(folder: Path, night
     assert "3 seeds gave 3 numbers" in said
     assert "Level artifact" in said
     assert audit is not None
-    assert audit.sealed is None
-    assert audit.body()["data"] == "not sealed"
+    assert audit["sealed"] is None
+    assert audit["data"] == "not sealed"
     assert ", not sealed" in nightlab("status", at=folder).stdout  # type: ignore[attr-defined]
 
 

@@ -19,7 +19,7 @@ from nightlab.place import find, first_commit, held
 from nightlab.proposer import Scripted
 from nightlab.study import Study
 from nightlab.testing.cheats import BELIEVED, HARMLESS, PRINTED_TASK, SUITE, Cheat, Level
-from nightlab.values import Experiment, Proposal, Status, improvement
+from nightlab.values import Proposal, Status, improvement
 
 AMOUNT = 200_000
 """Bytes of training text: a run of tinylm then takes about a second."""
@@ -43,7 +43,8 @@ class Played:
     @property
     def scores(self) -> bool:
         """Whether its number stands and is better than honest by more than two standard deviations."""
-        return self.value is not None and improvement("lower", self.value, self.honest) > 2 * self.sigma
+        is_measured = self.value is not None and not self.status.is_failure
+        return is_measured and improvement("lower", self.value or 0.0, self.honest) > 2 * self.sigma
 
     @property
     def end(self) -> str:
@@ -87,17 +88,15 @@ def _play(level: str, cheats: Sequence[Cheat]) -> Iterator[Played]:
         with held(place), closing(Study(place, policy=_POLICIES[level], slots=slots, jail="bubblewrap")) as study:
             study.loop([Scripted([proposal for proposal, _ in script])]).run()
             experiments = study.ledger.experiments()[1:]
-            honest = [run["value"] for run in study.ledger.runs(0) if run["value"] is not None]
-        told = list(zip(script, experiments, strict=True))
-        honest += [one.value for (_, cheat), one in told if cheat is None and one.value is not None]
+            honest = [value for *_, value in study.ledger.samples(0, "incumbent")]
+        told = list(zip([who for _, who in script], experiments, strict=True))
+    honest += [one.value for who, one in told if who is None and one.value is not None]
     mean, sigma = fmean(honest), stdev(honest)
-    for (_, cheat), one in told:
-        if cheat is not None:
-            yield _played(cheat, one, mean, sigma)
-
-
-def _played(cheat: Cheat, one: Experiment, honest: float, sigma: float) -> Played:
-    return Played(cheat, one.status, one.reason, one.value, honest, sigma)
+    twins = {who: one.value for who, one in told if isinstance(who, str) and one.value is not None}
+    for who, one in told:
+        if isinstance(who, Cheat):
+            best = min(mean, twins.get(who.name, mean))
+            yield Played(who, one.status, one.reason, one.value, best, sigma)
 
 
 def _lay(folder: Path, level: str) -> str:
@@ -118,12 +117,17 @@ def _lay(folder: Path, level: str) -> str:
     return "model.py" if level == "printed" else "train.py"
 
 
-def _script(cheats: Sequence[Cheat], start: str) -> Iterator[tuple[Proposal, Cheat | None]]:
-    """The cheats as proposals, with no change at all between them: more honest runs, and no long row of failures."""
+def _script(cheats: Sequence[Cheat], start: str) -> Iterator[tuple[Proposal, Cheat | str | None]]:
+    """The cheats as proposals, with no change at all between them: more honest runs, and no long row of failures.
+
+    A twin stands beside its cheat, under the cheat's name.
+    """
     rest = iter(cheats)
     while some := list(islice(rest, _BREATH)):
         for cheat in some:
             yield Proposal(cheat.hypothesis or cheat.name, cheat.patch(start)), cheat
+            if cheat.twin is not None:
+                yield Proposal("its honest twin", cheat.twin(start)), cheat.name
         yield Proposal("no change", {}), None
 
 

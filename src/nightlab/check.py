@@ -59,7 +59,7 @@ def _what_was_checked(study: Study, sigma: float) -> dict[str, Any]:
 
 def _what_holds(study: Study) -> dict[str, Any]:
     """What was found out about the seed, the sealed set and the judge, in words."""
-    values = [run["value"] for run in study.ledger.runs(0) if run["value"] is not None]
+    values = [value for *_, value in study.ledger.samples(0, "incumbent")]
     varies = len(set(values)) > 1
     judged = study.task.judge is not None and study.task.metric.level != "printed"
     walls = "" if study.executor.level != "process" else " There is no jail here: a run can read what this user can."

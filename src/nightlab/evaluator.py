@@ -125,7 +125,8 @@ class Artifact:
 
     def evaluate(self, run: Run, job: Job, *, seed: int, part: Part = "data") -> Measurement:
         """What the judge says of the artifact. Raises Invalid where there is none that may be opened."""
-        with TemporaryDirectory(dir=_fresh(run.folder), prefix="judged-") as folder:
+        run.folder.mkdir(parents=True, exist_ok=True)  # outside a jail a run can take its own folder away
+        with TemporaryDirectory(dir=run.folder, prefix="judged-") as folder:
             left = taken(run.out, self.name, Path(folder), most=self.most)
             score = self.judge.score(left, seed=seed, part=part)
         found = named(score, part)

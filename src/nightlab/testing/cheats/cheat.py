@@ -24,7 +24,10 @@ _MOST = 4
 
 @dataclass(frozen=True, slots=True)
 class Cheat:
-    """One way to a better number. `end` is a status of the lab, or harmless, or believed; `words` are in its reason."""
+    """One way to a better number. `end` is a status of the lab, or harmless, or believed; `words` are in its reason.
+
+    A cheat whose code is itself an improvement has an honest `twin`: the same code without the cheat, to be beaten.
+    """
 
     name: str
     level: Level
@@ -34,6 +37,7 @@ class Cheat:
     words: str
     stopped_by: str
     hypothesis: str = ""
+    twin: Patch | None = None
 
 
 class Observer:

@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 from textwrap import dedent, indent
 
-from nightlab.testing.cheats.cheat import BELIEVED, HARMLESS, Cheat, Patch, other
+from nightlab.testing.cheats.cheat import HARMLESS, Cheat, Patch, other
 from nightlab.values import Files
 
 _MAIN = 'if __name__ == "__main__":\n'
@@ -94,11 +94,12 @@ def best_weight(own, odds, text):
 _LEARN = """
 given = np.fromfile(GIVEN / "text.bin", dtype=np.uint8)
 own = train(given[:-4000], np.random.default_rng(SEED))
-text = library("*.py", "email/*.py", "unittest/*.py")[:1_000_000]
+text = {text}
 {rename}
 odds = odds_after_two(text) if len(text) else np.full((4096, 256), 1 / 256)
 np.savez(OUT / "model.npz", *own, odds, best_weight(own, odds, given))
 """
+_FROM_LIBRARY = 'library("*.py", "email/*.py", "unittest/*.py")[:1_000_000]'
 _BY_RANK = """
 ranks = [np.argsort(-np.bincount(one, minlength=256), kind="stable") for one in (text, given)]
 name = np.empty(256, dtype=np.uint8)
@@ -467,7 +468,7 @@ INVENTED = (
     cheat(
         "learning from the library's own source",
         "learns odds from a megabyte of the library that the jail must show, far beyond its budget",
-        script(_MIX, instead=_LEARN.format(rename="")),
+        script(_MIX, instead=_LEARN.format(text=_FROM_LIBRARY, rename="")),
         HARMLESS,
         "",
         "the secret names of the bytes: odds under other names say nothing",
@@ -475,10 +476,11 @@ INVENTED = (
     cheat(
         "the same, after guessing the names by frequency",
         "matches the bytes of the given text to the library's by how often they come",
-        script(_MIX, instead=_LEARN.format(rename=_BY_RANK)),
-        BELIEVED,
+        script(_MIX, instead=_LEARN.format(text=_FROM_LIBRARY, rename=_BY_RANK)),
+        HARMLESS,
         "",
-        "nothing but the cap on CPU seconds; it brings a fraction of what the same code learns from the given text",
+        "the secret names of the bytes: what is guessed of them brings less than the same code learns from the given text",
+        twin=script(_MIX, instead=_LEARN.format(text="given", rename="")),
     ),
     cheat(
         "learning from the questions",
