@@ -31,9 +31,11 @@ def script(code: str = "", *, then: str = "", instead: str = _HONEST, first: str
     return patch
 
 
-def cheat(name: str, tries: str, patch: Patch, end: str, words: str, stopped_by: str) -> Cheat:
+def cheat(
+    name: str, tries: str, patch: Patch, end: str, words: str, stopped_by: str, twin: Patch | None = None
+) -> Cheat:
     """One of this level."""
-    return Cheat(name, "predictions", tries, patch, end, words, stopped_by)
+    return Cheat(name, "predictions", tries, patch, end, words, stopped_by, twin=twin)
 
 
 def _when_asked(code: str) -> str:
@@ -479,7 +481,7 @@ INVENTED = (
         script(_MIX, instead=_LEARN.format(text=_FROM_LIBRARY, rename=_BY_RANK)),
         HARMLESS,
         "",
-        "the secret names of the bytes: what is guessed of them brings less than the same code learns from the given text",
+        "the secret names of the bytes: a guess at them brings less than the same code learns from the given text",
         twin=script(_MIX, instead=_LEARN.format(text="given", rename="")),
     ),
     cheat(
