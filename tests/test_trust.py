@@ -75,7 +75,9 @@ def script(text: str) -> Proposal:
     return Proposal(text.splitlines()[-1], {"train.py": "import os\nOUT = os.environ['NIGHTLAB_OUT']\n" + text})
 
 
-def night(folder: Path, *proposals: Proposal) -> tuple[list[Experiment], list[dict[str, object]], dict[str, Any] | None]:
+def night(
+    folder: Path, *proposals: Proposal
+) -> tuple[list[Experiment], list[dict[str, object]], dict[str, Any] | None]:
     """What a study over these proposals comes to: its experiments, the bodies of their `ran` events, its audit."""
     place = find(folder)
     with held(place), closing(Study(place)) as study:

@@ -19,7 +19,7 @@ from nightlab.place import find, first_commit, held
 from nightlab.proposer import Scripted
 from nightlab.study import Study
 from nightlab.testing.cheats import BELIEVED, HARMLESS, PRINTED_TASK, SUITE, Cheat, Level
-from nightlab.values import Proposal, Status, improvement
+from nightlab.values import Proposal, Status
 
 AMOUNT = 200_000
 """Bytes of training text: a run of tinylm then takes about a second."""
@@ -37,14 +37,15 @@ class Played:
     status: Status
     reason: str
     value: float | None
+    gain: float | None
+    """Over honest runs, under the same seeds where the lab shares them; over its honest twin where it has one."""
     honest: float
     sigma: float
 
     @property
     def scores(self) -> bool:
         """Whether its number stands and is better than honest by more than two standard deviations."""
-        is_measured = self.value is not None and not self.status.is_failure
-        return is_measured and improvement("lower", self.value or 0.0, self.honest) > 2 * self.sigma
+        return self.gain is not None and self.gain > 2 * self.sigma
 
     @property
     def end(self) -> str:
@@ -92,11 +93,12 @@ def _play(level: str, cheats: Sequence[Cheat]) -> Iterator[Played]:
         told = list(zip([who for _, who in script], experiments, strict=True))
     honest += [one.value for who, one in told if who is None and one.value is not None]
     mean, sigma = fmean(honest), stdev(honest)
-    twins = {who: one.value for who, one in told if isinstance(who, str) and one.value is not None}
+    twins = {who: max(0.0, one.gain) for who, one in told if isinstance(who, str) and one.gain is not None}
     for who, one in told:
         if isinstance(who, Cheat):
-            best = min(mean, twins.get(who.name, mean))
-            yield Played(who, one.status, one.reason, one.value, best, sigma)
+            twin = twins.get(who.name, 0.0)
+            gain = None if one.gain is None else one.gain - twin
+            yield Played(who, one.status, one.reason, one.value, gain, mean - twin, sigma)
 
 
 def _lay(folder: Path, level: str) -> str:
@@ -142,6 +144,7 @@ def row(played: Played) -> dict[str, Any]:
         "status": str(played.status),
         "reason": played.reason,
         "value": played.value,
+        "gain": played.gain,
         "honest": played.honest,
         "sigma": played.sigma,
         "stopped_by": cheat.stopped_by,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from math import sqrt
 from statistics import median
 from typing import Any
 
@@ -31,7 +30,7 @@ def check(place: Place, *, runs: int, slots: int, unsafe: bool = False) -> dict[
                 loop = study.loop([])
                 loop.policy.baseline_runs = runs
                 loop.run(Stop(experiments=0))
-                return _what_was_checked(study, loop.sigma or 0.0) | _what_holds(study)
+                return _what_was_checked(study) | loop.noise.power(study.ledger) | _what_holds(study)
             finally:
                 study.close()
     finally:
@@ -39,17 +38,14 @@ def check(place: Place, *, runs: int, slots: int, unsafe: bool = False) -> dict[
         beside.repository.git("update-ref", "-d", f"refs/heads/{beside.branch}")
 
 
-def _what_was_checked(study: Study, sigma: float) -> dict[str, Any]:
+def _what_was_checked(study: Study) -> dict[str, Any]:
     found = [run for run in study.ledger.runs(0) if run["purpose"] == "incumbent" and run["value"] is not None]
     each = median(run["seconds"] for run in found)
     return {
         "metric": study.task.metric.name,
         "values": [run["value"] for run in found],
-        "sigma": sigma,
         "seconds": each,
         "cpu_seconds": median(run["cpu_seconds"] for run in found),
-        # Eight runs, four a side, at the keep rule's 1.5 standard errors, seen with a power of 0.8.
-        "visible_gain": (1.5 + 0.84) * sigma * sqrt(1 / 4 + 1 / 4),
         "runs_a_night": int(8 * 3600 / each * study.executor.slots),
         "level": study.task.metric.level,
         "trust": _TRUST[study.task.metric.level],

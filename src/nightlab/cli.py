@@ -87,7 +87,7 @@ def demo(
     workers: Annotated[
         int | None, typer.Option(min=1, help="How many runs at a time (default: 2, or 1 on one core).")
     ] = None,
-    for_: Annotated[str, typer.Option("--for", help="How long to search.")] = "8m",
+    for_: Annotated[str, typer.Option("--for", help="How long to search.")] = "6m",
     experiments: Annotated[int | None, typer.Option(min=1, help="Stop after so many experiments.")] = None,
     seed: Annotated[int, typer.Option(help="Where all chance comes from.")] = 0,
     unsafe: Unsafe = False,
@@ -164,19 +164,22 @@ def check(
 ) -> None:
     """Run the baseline a few times: its noise, the smallest gain that can be seen, what a night buys."""
     from nightlab.check import check
+    from nightlab.dashboard.terminal import power_line
 
     found = check(_place("main"), runs=runs, slots=workers, unsafe=unsafe)
     if as_json:
         _print_json(found)
         return
     values = ", ".join(f"{value:.6g}" for value in found["values"])
-    print(f"{found['metric']}: {values} in {runs} runs of {found['seconds']:.3g} s ({found['cpu_seconds']:.3g} CPU s)")
+    print(f"{found['metric']}: {values} (E1 each)")
+    print(f"{runs} runs of {found['seconds']:.3g} s ({found['cpu_seconds']:.3g} CPU s) each.")
     print(f"One run varies by {found['sigma']:.3g} (standard deviation).")
     print(
         f"A true gain of {found['visible_gain']:.3g} is kept 8 times in 10."
         if found["sigma"]
         else "Runs repeat exactly."
     )
+    print(power_line(found))
     _say_if_unjailed(found)
     print(f"Eight hours are about {found['runs_a_night']} runs. {found['trust']}")
     print("\n".join(found[name] for name in ("seed", "judge", "sealed")))

@@ -182,7 +182,8 @@ class Race:
         bar = p.keep_once if runs == 1 else p.keep_twice
         if z > bar:
             return "keep", f"z {z:.2f} > {bar:g} after {_count(runs)}"
-        if runs >= _FINAL_RUNS and (evidence.pairs or len(evidence.incumbent)) >= _FINAL_RUNS:
+        is_last = runs >= _FINAL_RUNS and (evidence.pairs or len(evidence.incumbent)) >= _FINAL_RUNS
+        if is_last or evidence.sigma == 0:  # where runs repeat exactly, the examples are all there is to ask
             kept = z > p.final_bar
             return "keep" if kept else "discard", f"z {z:.2f} {'>' if kept else '<='} {p.final_bar:g} at the last look"
         return "more", f"z {z:.2f} is open after {_count(runs)}: run the {_thinner(evidence)} again"

@@ -400,7 +400,7 @@ NAMED = (
         "hands in a link to a file of the lab's in place of predictions",
         script(_when_asked(f"{_ANSWER}.symlink_to('/etc/passwd')\nos._exit(0)")),
         "invalid",
-        "there is no file",
+        "no plain file",
         "what a run leaves is opened only where it is a plain file",
     ),
     cheat(
@@ -661,7 +661,7 @@ INVENTED = (
         "hands in a named pipe, so that the judge waits for ever",
         script(_when_asked(f"os.mkfifo({_ANSWER})\nos._exit(0)")),
         "invalid",
-        "there is no file",
+        "no plain file",
         "what a run leaves is opened only where it is a plain file",
     ),
     cheat(
@@ -717,9 +717,9 @@ INVENTED = (
                 'Path(os.environ["NIGHTLAB_PREDICTIONS"], "again").symlink_to("/tmp")\n'
             )
         ),
-        HARMLESS,
-        "",
-        "the lab writes to new files and moves them into place; links are removed, never followed",
+        "invalid",
+        "no plain file",
+        "what a run leaves is opened only where it is a plain file",
     ),
     cheat(
         "different answers each time",
