@@ -12,6 +12,12 @@ import pytest
 REQUIRED = os.environ.get("NIGHTLAB_REQUIRE_ALL") == "1"
 """Set by .ci/run: what is meant to run there may not be skipped."""
 
+LEVELS = [
+    *("bubblewrap", "process"),
+    *(pytest.param(level, marks=pytest.mark.slow) for level in ("landlock", "landlock-only")),
+]
+"""Every level of the jail; the whole matrix at the two of Landlock's takes its time."""
+
 SCRIPT = """\
 import os, random
 KNOB = 5.0

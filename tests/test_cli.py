@@ -60,7 +60,7 @@ def has_experiments(folder: Path, count: int) -> Callable[[], bool]:
 def test_a_night_from_init_to_export(nightlab: Nightlab, folder: Path) -> None:
     before = git(folder, "status", "--porcelain"), git(folder, "rev-parse", "HEAD")
 
-    ran = nightlab("run", "--experiments", "6", "--seed", "3")
+    ran = nightlab("run", "--no-audit", "--experiments", "6", "--seed", "3")
 
     assert "stopped: 6 experiments" in ran.stdout
     facts = json.loads(nightlab("status", "--json").stdout)
@@ -86,8 +86,8 @@ def test_a_night_from_init_to_export(nightlab: Nightlab, folder: Path) -> None:
 
 
 def test_a_second_run_goes_on_where_the_first_stopped(nightlab: Nightlab) -> None:
-    nightlab("run", "--experiments", "2")
-    nightlab("run", "--experiments", "2")
+    nightlab("run", "--no-audit", "--experiments", "2")
+    nightlab("run", "--no-audit", "--experiments", "2")
 
     rows = [json.loads(line) for line in nightlab("log", "--json").stdout.splitlines()]
     assert [row["id"] for row in rows] == [0, 1, 2, 3, 4]
@@ -95,7 +95,7 @@ def test_a_second_run_goes_on_where_the_first_stopped(nightlab: Nightlab) -> Non
 
 
 def test_two_slots_do_the_same_work(nightlab: Nightlab) -> None:
-    nightlab("run", "--experiments", "6", "--workers", "2")
+    nightlab("run", "--no-audit", "--experiments", "6", "--workers", "2")
 
     assert json.loads(nightlab("status", "--json").stdout)["experiments"] == 7
 
@@ -107,7 +107,7 @@ def test_removing_our_folder_and_branch_leaves_the_repository_as_it_was(nightlab
         git(folder, "status", "--porcelain", "--ignored"),
     )
 
-    nightlab("run", "--experiments", "1")
+    nightlab("run", "--no-audit", "--experiments", "1")
     subprocess.run(["rm", "-rf", folder / ".nightlab"], check=True)
     git(folder, "branch", "-D", "nightlab/main")
 
@@ -130,7 +130,7 @@ def test_check_measures_the_noise_and_leaves_nothing_behind(nightlab: Nightlab, 
 
 def test_the_audit_runs_fresh_seeds_on_both_sides(nightlab: Nightlab, folder: Path) -> None:
     (folder / "train.py").write_text(SCRIPT)
-    nightlab("run", "--experiments", "12")
+    nightlab("run", "--no-audit", "--experiments", "12")
     if json.loads(nightlab("status", "--json").stdout)["kept"] == 1:
         assert nightlab("audit", check=False).returncode == 4
         return
@@ -151,7 +151,7 @@ def test_ctrl_c_lets_the_running_experiment_finish_and_the_study_resumes(nightla
     assert "stopped: interrupted" in out
     rows = [json.loads(line) for line in nightlab("log", "--json").stdout.splitlines()]
     assert all(row["status"] not in ("proposed", "racing") for row in rows)
-    nightlab("run", "--experiments", "1")
+    nightlab("run", "--no-audit", "--experiments", "1")
 
 
 def slow(folder: Path) -> None:
@@ -197,8 +197,8 @@ def test_stop_now_from_another_terminal_ends_what_runs(nightlab: Nightlab, folde
     slow(folder)
     process = start(folder)
     wait_for((folder / ".nightlab" / "runs" / "0-1" / "log").exists)
-    assert "held by process" in nightlab("run", check=False).stderr
-    assert nightlab("run", check=False).returncode == 3
+    assert "held by process" in nightlab("run", "--no-audit", check=False).stderr
+    assert nightlab("run", "--no-audit", check=False).returncode == 3
 
     begin = time.monotonic()
     nightlab("stop", "--now")
@@ -257,7 +257,7 @@ KARPATHY = {
 def test_a_folder_in_karpathys_layout_runs_without_configuration(nightlab: Nightlab, tmp_path: Path) -> None:
     folder = make_repository(tmp_path / "autoresearch", KARPATHY)
 
-    nightlab("run", "--experiments", "3", at=folder)
+    nightlab("run", "--no-audit", "--experiments", "3", at=folder)
 
     lines = (folder / ".nightlab" / "results.tsv").read_text().splitlines()
     assert lines[0] == "commit\tval_bpb\tmemory_gb\tstatus\tdescription"
@@ -292,7 +292,7 @@ def test_a_mistake_gets_a_clear_word(nightlab: Nightlab, words: tuple[str, ...],
 def test_no_repository_is_a_clear_word(nightlab: Nightlab, tmp_path: Path) -> None:
     (tmp_path / "nightlab.toml").write_text(TASK)
 
-    done = nightlab("run", at=tmp_path, check=False)
+    done = nightlab("run", "--no-audit", at=tmp_path, check=False)
 
     assert done.returncode == 2
     assert "git init" in done.stderr
@@ -302,7 +302,7 @@ def test_a_dirty_tree_is_left_out_and_said(nightlab: Nightlab, folder: Path) -> 
     (folder / "train.py").write_text("raise SystemExit('not committed')")
     (folder / "notes.txt").write_text("mine")
 
-    done = nightlab("run", "--experiments", "1")
+    done = nightlab("run", "--no-audit", "--experiments", "1")
 
     assert "leaves out what is not committed: notes.txt, train.py" in done.stdout.replace(
         "train.py, notes.txt", "notes.txt, train.py"
@@ -313,14 +313,14 @@ def test_a_dirty_tree_is_left_out_and_said(nightlab: Nightlab, folder: Path) -> 
 def test_a_detached_head_is_fine(nightlab: Nightlab, folder: Path) -> None:
     git(folder, "checkout", "-q", "--detach")
 
-    nightlab("run", "--experiments", "1")
+    nightlab("run", "--no-audit", "--experiments", "1")
 
 
 def test_a_script_that_is_not_committed_is_told(nightlab: Nightlab, folder: Path) -> None:
     git(folder, "rm", "-q", "--cached", "train.py")
     git(folder, "commit", "-qm", "gone")
 
-    done = nightlab("run", check=False)
+    done = nightlab("run", "--no-audit", check=False)
 
     assert done.returncode == 2
     assert "commit it first" in done.stderr
@@ -333,7 +333,7 @@ def test_a_baseline_without_a_number_shows_the_end_of_its_log(nightlab: Nightlab
     (folder / "train.py").write_text(script)
     git(folder, "commit", "-qam", "broken")
 
-    done = nightlab("run", check=False)
+    done = nightlab("run", "--no-audit", check=False)
 
     assert done.returncode == 4
     assert "the baseline gives no number" in done.stderr
@@ -341,13 +341,13 @@ def test_a_baseline_without_a_number_shows_the_end_of_its_log(nightlab: Nightlab
 
     (folder / "train.py").write_text(SCRIPT)
     git(folder, "commit", "-qam", "mended")
-    nightlab("run", "--experiments", "1")
+    nightlab("run", "--no-audit", "--experiments", "1")
     assert json.loads(nightlab("status", "--json").stdout)["baseline"]["commit"] == git(folder, "rev-parse", "HEAD")
 
 
 def test_two_studies_stand_beside_each_other(nightlab: Nightlab, folder: Path) -> None:
-    nightlab("run", "--experiments", "1")
-    nightlab("run", "--experiments", "2", "--study", "other", "--policy", "greedy")
+    nightlab("run", "--no-audit", "--experiments", "1")
+    nightlab("run", "--no-audit", "--experiments", "2", "--study", "other", "--policy", "greedy")
 
     assert json.loads(nightlab("status", "--json").stdout)["experiments"] == 2
     assert json.loads(nightlab("status", "--json", "--study", "other").stdout)["experiments"] == 3
@@ -362,11 +362,11 @@ def test_init_makes_a_task_of_a_script(nightlab: Nightlab, tmp_path: Path) -> No
     git(folder, "commit", "-qm", "task")
 
     assert "val_loss" in (folder / "nightlab.toml").read_text()
-    nightlab("run", "--experiments", "2", at=folder)
+    nightlab("run", "--no-audit", "--experiments", "2", at=folder)
 
 
 def test_a_plain_terminal_gets_plain_lines(nightlab: Nightlab) -> None:
-    out = nightlab("run", "--experiments", "1").stdout
+    out = nightlab("run", "--no-audit", "--experiments", "1").stdout
 
     assert "\x1b" not in out
     assert "running the baseline" in out
@@ -375,7 +375,7 @@ def test_a_plain_terminal_gets_plain_lines(nightlab: Nightlab) -> None:
 def test_hostile_words_cannot_drive_the_terminal(nightlab: Nightlab, folder: Path) -> None:
     from nightlab.ledger import Event, Ledger
 
-    nightlab("run", "--experiments", "0")
+    nightlab("run", "--no-audit", "--experiments", "0")
     body = {
         "parent": 0,
         "hypothesis": "\x1b]0;owned\x07\x1b[2J",
@@ -410,18 +410,21 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_another_seed_policy_or_metric_is_another_study(nightlab: Nightlab, folder: Path) -> None:
-    nightlab("run", "--experiments", "0", "--seed", "1")
+    nightlab("run", "--no-audit", "--experiments", "0", "--seed", "1")
 
-    assert "started with seed 1, not 2" in nightlab("run", "--seed", "2", check=False).stderr
-    assert "started with policy 'race', not 'lean'" in nightlab("run", "--policy", "lean", check=False).stderr
+    assert "started with seed 1, not 2" in nightlab("run", "--no-audit", "--seed", "2", check=False).stderr
+    assert (
+        "started with policy 'race', not 'lean'"
+        in nightlab("run", "--no-audit", "--policy", "lean", check=False).stderr
+    )
     (folder / "nightlab.toml").write_text(TASK.replace('"score"', '"other"'))
-    assert "started with metric 'score', not 'other'" in nightlab("run", check=False).stderr
+    assert "started with metric 'score', not 'other'" in nightlab("run", "--no-audit", check=False).stderr
 
 
 def test_a_ledger_from_a_newer_version_is_left_alone(nightlab: Nightlab, folder: Path) -> None:
     import sqlite3
 
-    nightlab("run", "--experiments", "0")
+    nightlab("run", "--no-audit", "--experiments", "0")
     with sqlite3.connect(folder / ".nightlab" / "ledger.sqlite") as database:
         database.execute("PRAGMA user_version = 99")
 
@@ -449,7 +452,7 @@ def test_a_nearly_full_disk_is_a_pause_with_a_word(nightlab: Nightlab, tmp_path:
     with small_disk(tmp_path / "disk", "20m") as disk:
         folder = make_repository(disk / "study", {"train.py": SCRIPT, "nightlab.toml": TASK})
 
-        done = nightlab("run", at=folder, check=False)
+        done = nightlab("run", "--no-audit", at=folder, check=False)
 
         assert done.returncode == 4
         assert "free some space, then: nightlab run" in done.stderr
@@ -467,7 +470,7 @@ print('score:', KNOB)
 
 def test_a_disk_that_fills_up_during_a_run_is_no_finding_about_the_patch(nightlab: Nightlab, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "300m") as disk:
-        script = FILLING.format(body="time.sleep(2)")
+        script = FILLING.format(body="time.sleep(1)")
         folder = make_repository(disk / "study", {"train.py": script, "nightlab.toml": TASK})
         process = start(folder, "--experiments", "1")
         wait_for((folder / ".nightlab" / "runs" / "0-1" / "log").exists)
@@ -480,7 +483,7 @@ def test_a_disk_that_fills_up_during_a_run_is_no_finding_about_the_patch(nightla
         assert "free some space, then: nightlab run" in words
         filler.unlink()
 
-        nightlab("run", "--experiments", "1", at=folder)
+        nightlab("run", "--no-audit", "--experiments", "1", at=folder)
 
         rows = [json.loads(line) for line in nightlab("log", "--json", at=folder).stdout.splitlines()]
         assert [row["status"] in ("kept", "discarded") for row in rows] == [True, True]
@@ -491,7 +494,7 @@ def test_a_run_that_fills_the_disk_itself_is_to_blame(nightlab: Nightlab, tmp_pa
         script = FILLING.format(body="open('big', 'wb').write(bytes(4 * 10**8))")
         folder = make_repository(disk / "study", {"train.py": script, "nightlab.toml": TASK})
 
-        done = nightlab("run", at=folder, check=False)
+        done = nightlab("run", "--no-audit", at=folder, check=False)
 
         assert done.returncode == 4
         assert "the baseline gives no number" in done.stderr
@@ -502,7 +505,7 @@ def test_a_read_only_folder_is_told(nightlab: Nightlab, tmp_path: Path) -> None:
         folder = make_repository(disk / "study", {"train.py": SCRIPT, "nightlab.toml": TASK})
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
 
-        done = nightlab("run", at=folder, check=False)
+        done = nightlab("run", "--no-audit", at=folder, check=False)
 
         assert done.returncode == 2
         assert "make the folder writable" in done.stderr
@@ -513,7 +516,7 @@ def test_submodules_are_told(nightlab: Nightlab, folder: Path, tmp_path: Path) -
     git(folder, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(inner), "inner")
     git(folder, "commit", "-qm", "with a submodule")
 
-    done = nightlab("run", check=False)
+    done = nightlab("run", "--no-audit", check=False)
 
     assert done.returncode == 2
     assert "submodules (inner)" in done.stderr
@@ -524,7 +527,7 @@ def test_what_lost_runs_made_is_taken_away_and_what_kept_ones_made_stays(nightla
     (folder / "train.py").write_text(saving)
     git(folder, "commit", "-qam", "it saves what it made")
 
-    nightlab("run", "--experiments", "10")
+    nightlab("run", "--no-audit", "--experiments", "10")
 
     rows = [json.loads(line) for line in nightlab("log", "--json").stdout.splitlines()]
     kept = {row["id"] for row in rows[1:] if row["status"] == "kept"}

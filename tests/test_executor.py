@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped, unused-ignore]
 import pytest
-from conftest import need_level
+from conftest import LEVELS, need_level
 
 import nightlab.values
 from nightlab import sandbox
@@ -51,6 +51,7 @@ class TestLocalExecutorInBubblewrap(ExecutorContract):
         executor.close()
 
 
+@pytest.mark.slow
 class TestLocalExecutorInLandlock(ExecutorContract):
     @pytest.fixture(params=["landlock", "landlock-only"])
     def executor(self, request: pytest.FixtureRequest) -> Iterator[Executor]:
@@ -60,7 +61,7 @@ class TestLocalExecutorInLandlock(ExecutorContract):
         executor.close()
 
 
-@pytest.fixture(params=sandbox.LEVELS)
+@pytest.fixture(params=LEVELS)
 def level(request: pytest.FixtureRequest) -> str:
     level = str(request.param)
     need_level(level)

@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import TASK, make_repository, need_level
+from conftest import LEVELS, TASK, make_repository, need_level
 
 import nightlab.values
-from nightlab import sandbox
 
 SOURCE = Path(nightlab.values.__file__).parents[1]
 NOBODY = 65534
@@ -50,7 +49,7 @@ with held(place), closing(Study(place, jail=sys.argv[1])) as study:
 Lab = Callable[..., list[object]]
 
 
-@pytest.fixture(params=sandbox.LEVELS)
+@pytest.fixture(params=LEVELS)
 def level(request: pytest.FixtureRequest) -> str:
     need_level(request.param)
     return str(request.param)

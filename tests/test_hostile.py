@@ -8,9 +8,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import TASK, git, make_repository, need_level
+from conftest import LEVELS, TASK, git, make_repository, need_level
 
-from nightlab import sandbox
 from nightlab.loop import Stop
 from nightlab.place import find, held
 from nightlab.proposer import Scripted
@@ -50,7 +49,7 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("jail", sandbox.LEVELS)
+@pytest.mark.parametrize("jail", LEVELS)
 def test_a_misbehaving_proposal_costs_one_experiment_and_the_study_goes_on(tmp_path: Path, jail: str) -> None:
     need_level(jail)
     files = {"train.py": START, "frozen.py": "x = 1\n", "nightlab.toml": TASK + RULES}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped, unused-ignore]
 import pytest
-from conftest import need_level
+from conftest import LEVELS, need_level
 
 import nightlab.values
 from nightlab import processes, sandbox
@@ -32,7 +32,7 @@ SOURCE = Path(nightlab.values.__file__).parents[1]
 KILL_BAR = 0.5  # seconds; the promise is 0.1 on a quiet machine, and what was measured is printed
 
 
-@pytest.fixture(scope="module", params=sandbox.LEVELS)
+@pytest.fixture(scope="module", params=LEVELS)
 def executor(request: pytest.FixtureRequest) -> Iterator[LocalExecutor]:
     need_level(request.param)
     executor = LocalExecutor(4, request.param)

@@ -50,10 +50,8 @@ def test_the_suite_holds_every_named_cheat_and_many_more() -> None:
     assert len({(cheat.name, cheat.level) for cheat in SUITE}) == len(SUITE)
 
 
-def test_at_level_predictions_one_cheat_is_known_to_be_believed() -> None:
-    believed = [cheat.name for cheat in SUITE if cheat.level == "predictions" and cheat.end == BELIEVED]
-
-    assert believed == ["the same, after guessing the names by frequency"]
+def test_at_level_predictions_no_cheat_is_foretold_to_be_believed() -> None:
+    assert [cheat.name for cheat in SUITE if cheat.level == "predictions" and cheat.end == BELIEVED] == []
 
 
 def test_the_page_tells_every_cheat_and_what_stops_it() -> None:
@@ -68,6 +66,7 @@ def test_cheats_on_a_script_that_prints_its_own_number_end_as_told() -> None:
     check(list(play(chosen("printed"))))
 
 
+@pytest.mark.slow
 def test_the_quick_handful_on_tinylm_ends_as_told() -> None:
     check(list(play([cheat for cheat in chosen("predictions") if cheat.name.startswith(QUICK)])))
 
@@ -80,8 +79,8 @@ def test_cheats_on_tinylm_end_as_told() -> None:
 def test_a_cheat_that_scores_is_seen_to_score() -> None:
     cheat = Cheat("x", "predictions", "", dict, "harmless", "", "")
 
-    better = Played(cheat, Status.DISCARDED, "", value=0.7, honest=1.0, sigma=0.1)
-    luck = Played(cheat, Status.DISCARDED, "", value=0.9, honest=1.0, sigma=0.1)
+    better = Played(cheat, Status.DISCARDED, "", value=0.7, gain=0.3, honest=1.0, sigma=0.1)
+    luck = Played(cheat, Status.DISCARDED, "", value=0.9, gain=0.1, honest=1.0, sigma=0.1)
 
     assert (better.end, better.is_as_told) == (BELIEVED, False)
     assert (luck.end, luck.is_as_told) == ("harmless", True)

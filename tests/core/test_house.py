@@ -85,7 +85,7 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_core_can_be_read_in_an_hour() -> None:
-    """The jail and the shim are what runs around a stranger's code, and a trade of their own; they are counted apart."""
+    """The jail and the shim, which stand around a stranger's code, are a trade of their own; they are counted apart."""
     counts = {room: code_lines(path) for room, path in modules() if any(room in floor for floor in FLOORS)}
     jail = sum(counts.pop(room) for room in ("sandbox", "landlock", "shim", "processes"))
 
