@@ -539,7 +539,9 @@ def scale(
 def judge_(
     stream: Annotated[
         str | None,
-        typer.Option(metavar="NAME|FILE", help="rich, late, noisy, null, or a results.tsv; all unless said."),
+        typer.Option(
+            metavar="NAME|FILE", help="rich, late, noisy, null, or a file: a results.tsv, a ledger. All unless said."
+        ),
     ] = None,
     runs: Annotated[int | None, typer.Option(min=20, help="Runs a night (126 and 700 unless said).")] = None,
     reps: Annotated[int, typer.Option(min=2, help="Nights of each policy.")] = 200,
@@ -567,7 +569,9 @@ def _replay(file: Path, as_json: bool) -> None:
     from nightlab.replay import replay
 
     if not file.exists():
-        raise BadTask(f"there is no stream and no file {str(file)!r}; write {', '.join(STREAMS)}, or a results.tsv")
+        raise BadTask(
+            f"there is no stream and no file {str(file)!r}; write {', '.join(STREAMS)}, or a results.tsv or ledger"
+        )
     found = replay(file)
     if as_json:
         _print_json(found)
@@ -578,7 +582,7 @@ def _replay(file: Path, as_json: bool) -> None:
     )
     for one in found["keeps"]:
         mark = f"doubtful: {one['why']}" if one["is_doubtful"] else ""
-        print(f"{one['commit']:8} {one['value']:.6f} {one['grade']} {one['description']} {mark}".rstrip())
+        print(f"{one['commit']:8} {_number(one['value'])} {one['grade']} {one['description']} {mark}".rstrip())
 
 
 @bench_app.command("cheats")

@@ -534,7 +534,8 @@ class Loop:
         for experiment in self.ledger.experiments():
             if not experiment.status.is_open:
                 self._remember(experiment)
-        self.reason, self.opened, self._failures = None, 0, 0
+        self.reason = self.reason if self.is_asked_to_stop else None
+        self.opened = self._failures = 0
         self._best = self.lineage.repair()
         self._costs = [_cost(run) for run in self.ledger.runs(BASELINE) if run["value"] is not None]
         self._resume()

@@ -1,15 +1,19 @@
-"""Replay: what somebody's results.tsv tells about its own noise, and which of its keeps that noise may explain."""
+"""Replay: what an old night's record tells about its own noise, and which of its keeps that noise may explain."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from statistics import NormalDist, median
 from typing import Any
 
 from nightlab.errors import BadTask
 from nightlab.exports import read_karpathy
-from nightlab.values import improvement
+from nightlab.ledger import Ledger
+from nightlab.lineage import LAB
+from nightlab.stats import Spread
+from nightlab.values import Experiment, Status, improvement
 
 _CORE = 0.25
 _FEWEST, _FEWEST_BESIDE = 12, 4
@@ -17,7 +21,51 @@ _PROBABLE_ERROR = NormalDist().inv_cdf(0.75)
 
 
 def replay(path: Path) -> dict[str, Any]:
-    """The noise of one run and every keep with its grade: E1, as nothing was run twice; doubtful ones say why."""
+    """The noise of one run and every keep with its grade, of a results.tsv or of a ledger; doubtful ones say why.
+
+    In a results.tsv all are E1, as nothing was run twice.
+    """
+    return _ledger(path) if _is_ledger(path) else _results(path)
+
+
+def _is_ledger(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(15) == b"SQLite format 3"
+
+
+def _ledger(path: Path) -> dict[str, Any]:
+    """What a study of ours kept, judged once more by all it knows by now of its own noise."""
+    with closing(Ledger(path)) as ledger:
+        study, noise = ledger.study() or {}, Spread()
+        for number, value in ledger.repeats():
+            noise.add(number, value)
+        once = (Status.KEPT, Status.PRUNED, Status.REVERTED)
+        kept = [one for one in ledger.experiments() if (one.status in once and one.proposer != LAB) or one.id == 0]
+        sigma = noise.sigma or 0.0
+        keeps = [_own_keep(one, sigma) for one in kept]
+        return {
+            "file": str(path),
+            "metric": study.get("metric"),
+            "experiments": sum(ledger.counts().values()),
+            "noise": sigma,
+            "doubtful": sum(one["is_doubtful"] for one in keeps),
+            "keeps": keeps,
+        }
+
+
+def _own_keep(one: Experiment, noise: float) -> dict[str, Any]:
+    """One keep of a ledger: doubtful where it fell away since, or where its gain is within its own error."""
+    error = _PROBABLE_ERROR * noise if one.grade in (None, "E1") else one.stderr or 0.0
+    why = ""
+    if one.status is not Status.KEPT:
+        why = one.reason
+    elif one.gain is not None and one.gain < error:
+        why = f"gain {one.gain:.2g}: its own noise explains up to {error:.2g}"
+    told = {"commit": (one.commit or "")[:7], "description": one.hypothesis, "value": one.value, "gain": one.gain}
+    return told | {"grade": one.grade or "E1", "is_doubtful": bool(why), "why": why}
+
+
+def _results(path: Path) -> dict[str, Any]:
     stretches = _stretches(path)
     noise = estimate_noise([[_value(row) for row in discards] for _, discards in stretches])
     if noise is None:

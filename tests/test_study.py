@@ -1,0 +1,75 @@
+"""A whole night over slots that end at once: checkpoints, the end, and what is left alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from contextlib import closing, nullcontext
+from pathlib import Path
+from random import Random
+
+from nightlab.loop import Loop, Stop
+from nightlab.place import find, held
+from nightlab.proposer import Unchanged
+from nightlab.replay import replay
+from nightlab.runner import Attempt
+from nightlab.study import Study
+from nightlab.testing.fakes import InstantSlots
+from nightlab.values import Files, Status
+
+Nightlab = Callable[..., subprocess.CompletedProcess[str]]
+
+
+class Slots(InstantSlots):
+    """Slots that a study can close."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def noise(attempt: Attempt, texts: Files) -> float:
+    return 1.0 + Random(attempt.run).gauss(0, 0.01)
+
+
+def night(folder: Path, stop: Stop, watch: Callable[[Loop], object] | None = None) -> list[str]:
+    """What a study of unchanged code said while it ran."""
+    said: list[str] = []
+    place = find(folder)
+    with held(place), closing(Study(place, seed=1)) as study:
+        study.__dict__["runner"] = Slots(noise)
+        study.night(lambda: [Unchanged()], stop, watch or (lambda _: nullcontext()), said.append)  # type: ignore[arg-type]
+    return said
+
+
+def test_a_long_night_looks_back_every_300_runs_and_at_the_end(folder: Path) -> None:
+    said = night(folder, Stop(experiments=400))
+
+    with closing(find(folder).read()) as ledger:
+        experiments = ledger.experiments()
+        pruned = [event for event in ledger.read() if event.kind == "pruned"]
+    assert said.count("looking back:") >= 1
+    assert said[-1].startswith(("Auditing", "Transfer")) or "stopped: 400 experiments" in said
+    assert len([one for one in experiments if one.proposer == "unchanged"]) == 400
+    assert pruned[0].body["after"] // 300 == 1
+    assert len([one for one in experiments if one.status is Status.PRUNED]) > 10
+
+
+def test_whoever_asks_to_stop_is_not_kept_waiting_by_an_audit(folder: Path) -> None:
+    def watch(loop: Loop) -> object:
+        loop.stop()
+        return nullcontext()
+
+    said = night(folder, Stop(experiments=400), watch)
+
+    assert said == ["stopped: asked to stop"]
+
+
+def test_an_own_ledger_is_judged_once_more_by_its_noise(folder: Path) -> None:
+    night(folder, Stop(experiments=60))
+
+    told = replay(find(folder).ledger)
+
+    assert 0.005 < told["noise"] < 0.02
+    assert told["doubtful"] >= 0.5 * (len(told["keeps"]) - 1) > 0
+    json.dumps(told)
