@@ -135,7 +135,7 @@ def test_the_command_prints_figures_and_bars_as_json() -> None:
     said = CliRunner().invoke(app, ["bench", "judge", *["--stream", "rich", "--runs", "126", "--reps", "2", "--json"]])
     found = json.loads(said.stdout)
 
-    assert set(found["policies"]) == {"greedy", "race", "lean", "race-page"}
+    assert set(found["policies"]) == {"greedy", "race", "lean"}
     assert [bar["figure"] for bar in found["bars"]][:2] == ["race multiple", "race coverage"]
 
 

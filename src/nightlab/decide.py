@@ -28,6 +28,7 @@ class Evidence:
     `paired` holds (candidate, incumbent) values over shared seeds; hand them over only where pairing pays on the task.
     They count from two pairs on, and from the first where `paired_sigma`, the standard deviation of one paired
     difference, is known to the study.
+    `prune_follows` says whether what is kept will be pruned; a keep is then provisional.
     `complexity` is how much more there is to read, in lines; `loss_left` what simplifications may still lose in this
     study, in metric units (None: the whole allowance).
     """
@@ -42,6 +43,7 @@ class Evidence:
     paired: Sequence[tuple[float, float]] = ()
     per_example_stderr: float | None = None
     paired_sigma: float | None = None
+    prune_follows: bool = False
     complexity: float = 0.0
     loss_left: float | None = None
 
@@ -105,30 +107,29 @@ class _Profile:
     keep_twice: float
     final_bar: float
     rich_above: float
-    """In sigma, once the memory is full; 0.1 until then."""
+    """In sigma, where a prune follows and the memory is full; 0.1 elsewhere."""
 
 
 _PROFILES = {
     "race": _Profile(3, 6, 20, 0.0, 0.25, 2.5, 1.5, 0.5, 0.04),
     "lean": _Profile(4, 8, 12, 0.5, 0.5, 3.0, 2.0, 1.0, 0.1),
-    "race-page": _Profile(3, 6, 20, 0.0, 0.25, 2.5, 1.5, 0.5, 0.1),
 }
 _FINAL_RUNS = 4
 _MEMORY = 20
-_RICH_AT_FIRST, _RICH_ABOVE_AT_FIRST = 0.2, 0.1
+_RICH_AT_FIRST, _RICH_ABOVE = 0.2, 0.1
 _MOST_LOSS, _BOUND = 0.5, 0.84
 
 
 class Race:
     """Race a candidate against unselected runs of the incumbent, for as long as the answer is open.
 
-    While ideas are plentiful (recent gains above 0.04 sigma, 0.1 in the first twenty proposals) one run decides; when
-    they grow scarce each win has to hold up to repeats. `race` keeps laxly and leaves the harmless to the prune, which
-    it needs: of pure noise it keeps one proposal in seven. `lean` keeps fewer changes and is surer of each;
-    `race-page` is `race` with 0.1 sigma throughout, the rule it was found from. `nightlab bench judge` measures all.
+    While ideas are plentiful (recent gains above 0.1 sigma) one run decides; when they grow scarce each win has to hold
+    up to repeats. Where a prune follows, `race` stays lax down to 0.04 sigma and leaves the harmless to it: of pure
+    noise it then keeps one proposal in ten. `lean` keeps fewer changes and is surer of each. `nightlab bench judge`
+    measures both.
     """
 
-    def __init__(self, profile: Literal["race", "lean", "race-page"] | str = "race") -> None:
+    def __init__(self, profile: Literal["race", "lean"] | str = "race") -> None:
         if profile not in _PROFILES:
             raise BadPlugin(f"there is no race profile {profile!r}; write one of: {', '.join(_PROFILES)}")
         self.name = profile
@@ -157,7 +158,8 @@ class Race:
     def is_rich(self, evidence: Evidence) -> bool:
         """Whether good ideas are still plentiful, as the gains of the last twenty proposals tell."""
         gains = list(evidence.recent_gains)[-_MEMORY:]
-        above = self._profile.rich_above if len(gains) == _MEMORY else _RICH_ABOVE_AT_FIRST
+        is_lax = evidence.prune_follows and len(gains) == _MEMORY
+        above = self._profile.rich_above if is_lax else _RICH_ABOVE
         gains += [_RICH_AT_FIRST * evidence.sigma] * (_MEMORY - len(gains))
         return fmean(gains) > above * evidence.sigma
 

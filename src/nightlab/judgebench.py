@@ -176,6 +176,7 @@ def race(night: Night, policy: Policy, effect: float) -> tuple[Decision | None, 
                 recent_gains=tuple(night.gains),
                 proposals=night.proposals,
                 refreshed=is_refreshed,
+                prune_follows=night.is_checked and night.runs >= PRUNE_FROM,
             )
         )
         if decision.verdict != "more":
@@ -232,7 +233,7 @@ def count_barnacles(kept: Sequence[float], sigma: float) -> int:
 
 def judge(name: str, runs: int, reps: int, *, seed: int = 0) -> dict[str, Any]:
     """All policies on one stream, the same seeds for each, and what must hold of them."""
-    stream, policies = STREAMS[name], (Greedy(), Race("race"), Race("lean"), Race("race-page"))
+    stream, policies = STREAMS[name], (Greedy(), Race("race"), Race("lean"))
     nights = {one.name: [play(one, stream, runs, seed + rep) for rep in range(reps)] for one in policies}
     greedy = np.array([one.gain for one in nights["greedy"]])
     found: dict[str, Any] = {who: _figures(outcomes) for who, outcomes in nights.items()}

@@ -140,7 +140,7 @@ class Loop:
         self.lineage = Lineage(task=task, ledger=ledger, repository=repository, branch=branch)
         self.seed = seed
         self.reason: str | None = None
-        self.is_paused = self.is_asked_to_stop = False
+        self.is_paused = self.is_asked_to_stop = self.prune_follows = False
         self._proposers = {proposer.name: proposer for proposer in proposers}
         self._bandit = Bandit(list(self._proposers))
         self._ideas, self._instructions, self._clock = ideas or {}, instructions, clock
@@ -440,6 +440,7 @@ class Loop:
                 recent_gains=tuple(self._gains),
                 proposals=race.number - 1,
                 refreshed=race.is_refreshed,
+                prune_follows=self.prune_follows,
                 complexity=race.complexity - race.parent.complexity,
                 loss_left=(self.sigma or 0.0) - self._lost_to_simplicity,
             )

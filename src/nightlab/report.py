@@ -113,6 +113,10 @@ def lines(told: dict[str, Any]) -> list[str]:
         + ("" if cost["seconds_per_percent"] is None else f", {cost['seconds_per_percent']:.0f} s for each percent")
     )
     said += _kept(told) + _transfers(told)
+    front = ", ".join(f"{one['id']} ({one['grade']})" for one in told["frontier"][-12:])
+    said.append(f"best in metric, simplicity, memory or time, nobody better in all: experiments {front}")
+    if told["noise"] and told["noise"]["drifted"]:
+        said.append("drift: the runs of an incumbent moved in time; only its last four were compared with")
     use, looks = told["utilisation"], told["exposure"]
     said.append(f"slots busy: {100 * use:.0f} % of the time" if use is not None else "slots busy: not known")
     said.append(

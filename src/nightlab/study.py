@@ -209,6 +209,7 @@ class Study:
             last = self.ledger.last("pruned")
             left = PRUNE_FROM - self.ledger.runs_made() + (int(last.body["after"]) if last else 0)
             loop = self.loop(proposers())
+            loop.prune_follows = True
             began = time.monotonic()
             with watch(loop):
                 reason = loop.run(replace(stop, runs=max(1, left)))

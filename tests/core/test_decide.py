@@ -47,13 +47,13 @@ def test_a_short_memory_is_filled_up_with_two_tenths_of_sigma() -> None:
     assert not Race().is_rich(evidence([9.0], recent_gains=(0.0,) * 11))
 
 
-def test_one_keep_in_twenty_is_plenty_once_the_memory_is_full() -> None:
+def test_one_keep_in_twenty_is_plenty_where_a_prune_follows() -> None:
     gains = (0.0,) * 19 + (1.0,)  # 0.05 sigma on average
 
-    assert Race().is_rich(evidence([9.0], recent_gains=gains))
-    assert not Race("lean").is_rich(evidence([9.0], recent_gains=gains))
-    assert not Race("race-page").is_rich(evidence([9.0], recent_gains=gains))
-    assert not Race().is_rich(evidence([9.0], recent_gains=(0.0,) * 19 + (0.7,)))
+    assert Race().is_rich(evidence([9.0], recent_gains=gains, prune_follows=True))
+    assert not Race().is_rich(evidence([9.0], recent_gains=gains))
+    assert not Race("lean").is_rich(evidence([9.0], recent_gains=gains, prune_follows=True))
+    assert not Race().is_rich(evidence([9.0], recent_gains=(0.0,) * 19 + (0.7,), prune_follows=True))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_greedy_believes_a_lucky_record() -> None:
 
 
 def test_an_unknown_profile_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(BadPlugin, match="race, lean, race-page"):
+    with pytest.raises(BadPlugin, match="race, lean"):
         Race("hasty")
 
 
