@@ -11,7 +11,7 @@ from nightlab.ledger import Event, Ledger
 from nightlab.simplicity import complexity
 from nightlab.task import Task
 from nightlab.values import Experiment, Files, Status
-from nightlab.workspace import TRAILER, Repository, Tree, difference, merged, patched
+from nightlab.workspace import TRAILER, Repository, Tree, difference, merged, patched, undone
 
 BASELINE = 0
 LAB = "lab"
@@ -113,10 +113,11 @@ class Lineage:
         for one in sorted(gone, key=lambda one: -one.id):
             before = self.standing(one.parent or BASELINE).texts
             after = self.standing(one.id).texts
-            undone = merged(after, texts, {path: before.get(path) for path in {*before, *after}})
-            if undone is None:
-                return None
-            texts = {path: text for path, text in undone.items() if text is not None}
+            for path in changes(before, after):
+                left = _without(path, before.get(path), after.get(path), texts)
+                if left is None:
+                    return None
+                texts = left
         return texts
 
     def units(self, keeps: Sequence[Experiment], texts: dict[str, str]) -> list[list[Experiment]]:
@@ -163,6 +164,15 @@ class Lineage:
         experiment = self.ledger.experiment(number)
         self.commit(experiment, files)
         return experiment
+
+
+def _without(path: str, before: str | None, after: str | None, texts: dict[str, str]) -> dict[str, str] | None:
+    """These texts with one file's change undone."""
+    both = merged({path: after}, texts, {path: before})
+    if both is None and None not in (before, after):
+        both = {**texts, path: undone(str(before), str(after), texts.get(path, ""))}
+        both = None if both[path] is None else both
+    return None if both is None else {path: text for path, text in both.items() if text is not None}
 
 
 def changes(before: dict[str, str], after: dict[str, str]) -> dict[str, str | None]:

@@ -22,8 +22,8 @@ CONFIRM_RUNS = 3
 _RUNS_PER_KEEP, _FEWEST, _OFF = 1.25, 8, 0.5
 _PRIOR_GAIN, _PRIOR_SD = 0.5, 1.0
 _ROUNDS, _GUESS = 25, 4
-WORTH = 0.1
-"""In sigma, what a keep has to bring to stay."""
+WORTH, WORTH_ALONE = 0.1, 0.2
+"""In sigma, what a keep has to bring to stay: by the ridge, which draws towards what keeps are worth, and by itself."""
 _LOSS, _PLAIN = 0.5, 1.5
 
 
@@ -36,6 +36,14 @@ def design(keeps: int, runs: int, rng: np.random.Generator) -> NDArray[np.bool_]
     """One row per run, one column per keep, true where the keep is on; each is off in half of the runs."""
     is_on = np.arange(runs) >= round(_OFF * runs)
     return rng.permuted(np.tile(is_on[:, None], keeps), axis=0)
+
+
+def one_by_one(keeps: int) -> NDArray[np.bool_]:
+    """One row with all keeps on, and one for each with that keep off: for where runs under one seed hardly vary.
+
+    What a keep is worth beside the others is then seen at once, also where effects do not add up.
+    """
+    return np.vstack([np.ones(keeps, bool), ~np.eye(keeps, dtype=bool)])
 
 
 def staircase(keeps: int, on: Sequence[int]) -> NDArray[np.bool_]:

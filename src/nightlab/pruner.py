@@ -20,7 +20,8 @@ from nightlab.simplicity import PRICE, complexity
 from nightlab.stats import difference, spread
 from nightlab.values import Experiment, Status, derived_seed, improvement
 
-_BLOCK, _MORE_IN_BLOCKS = 8, 4
+_SEEDS = 2
+"""Under which each keep is turned off alone, where seeds are shared."""
 PRUNE_FROM = 300
 """Runs since the last prune from which another pays for itself: nightlab bench judge."""
 Say = Callable[[str], None]
@@ -71,7 +72,7 @@ class Pruner:
 
     def is_due(self) -> bool:
         """Whether it is worth its runs: after 300 since the last one, or where it takes less than half of them."""
-        cost = prune.runs_needed(len(self.units)) + 2 * prune.CONFIRM_RUNS
+        cost = len(self._rows("")[0]) + 2 * prune.CONFIRM_RUNS
         return bool(self.units) and (self.since() >= PRUNE_FROM or cost <= self.since() / 2)
 
     def prune(self) -> dict[str, Any] | None:
@@ -83,7 +84,7 @@ class Pruner:
             return None
         ledger = self.lineage.ledger
         number, after = ledger.count("pruned"), ledger.runs_made()
-        sheet = self._searched()
+        sheet = Sheet(len(self.units)) if self.is_alone else self._searched()
         self._design(f"prune-{number}", sheet)
         means, stderrs = self._estimate(sheet)
         told: dict[str, Any] = {
@@ -130,16 +131,27 @@ class Pruner:
                 sheet.add(row, came_to, seed)
         return sheet
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether each keep is turned off alone: where runs under one seed hardly vary, or repeat exactly."""
+        return self.noise.shares_seeds or self.noise.sigma == 0
+
+    def _rows(self, name: str, rung: str = "") -> tuple[NDArray[np.bool_], list[int]]:
+        """Which units are on in each run, and the runs' seeds."""
+        keeps, rng = len(self.units), np.random.default_rng(derived_seed(self.seed, name))
+        if not self.is_alone or rung:
+            matrix = prune.design(keeps, prune.runs_needed(keeps), rng)
+            return matrix, [derived_seed(self.seed, name, place) for place in range(len(matrix))]
+        seeds = [derived_seed(self.seed, name, n) for n in range(_SEEDS if self.noise.shares_seeds else 1)]
+        return np.tile(prune.one_by_one(keeps), (len(seeds), 1)), [seed for seed in seeds for _ in range(keeps + 1)]
+
     def _design(self, name: str, sheet: Sheet, rung: str = "") -> None:
-        """Runs with half of the keeps off, at random; where seeds are shared, some runs have one."""
-        is_shared = self.noise.shares_seeds and not rung
-        wanted = prune.runs_needed(len(self.units)) + (_MORE_IN_BLOCKS if is_shared else 0)
-        matrix = prune.design(len(self.units), wanted, np.random.default_rng(derived_seed(self.seed, name)))
-        self.say(f"{wanted} runs{f' at {rung}' if rung else ''} with half of {len(self.units)} keeps off each")
+        """Runs with some of the keeps off: each alone, or half of them at random."""
+        matrix, seeds = self._rows(name, rung)
+        self.say(f"{len(matrix)} runs{f' at {rung}' if rung else ''} with some of {len(self.units)} keeps off")
         wishes = []
-        for place, row in enumerate(matrix):
+        for place, (row, seed) in enumerate(zip(matrix, seeds, strict=True)):
             texts = self._laid_out(row)
-            seed = derived_seed(self.seed, name, place // _BLOCK if is_shared else place)
             wishes.append(wish(f"{name}-{place}", "prune", self.best, seed, changes(self.best.texts, texts), rung=rung))
         found = run_all(self.slots, wishes, may_fail=True)
         self.spent += found.values()
@@ -162,21 +174,31 @@ class Pruner:
 
     def _estimate(self, sheet: Sheet) -> tuple[list[float], list[float]]:
         """Every unit's gain and its standard error."""
-        direction, shared = self.lineage.task.metric.direction, self.noise.shared
-        if shared is None:
+        direction = self.lineage.task.metric.direction
+        if not self.is_alone:
             return prune.estimate(sheet.matrix, sheet.values, self.noise.sigma or 1e-12, direction)
-        left = prune.scatter(sheet.matrix, sheet.values, sheet.blocks, shared)
-        return prune.estimate(sheet.matrix, sheet.values, left or 1e-12, direction, blocks=sheet.blocks)
+        left = prune.scatter(sheet.matrix, sheet.values, sheet.blocks, self.noise.scale)
+        whole = {
+            seed: came for row, came, seed in zip(sheet.rows, sheet.values, sheet.blocks, strict=True) if row.all()
+        }
+        means, stderrs = [], []
+        for unit in range(sheet.units):
+            gains = [improvement(direction, whole[s], came) for row, came, s in runs if not row[unit] and s in whole]
+            means.append(fmean(gains) if gains else float("inf"))  # it does not run without it: it pays
+            stderrs.append(left * (2 / max(len(gains), 1)) ** 0.5)
+        return means, stderrs
 
     def _worthy(self, means: Sequence[float]) -> NDArray[np.bool_]:
-        """Which units stay: those worth 0.1 sigma, and the price of what they add to read; less where they simplify."""
-        return np.array([mean >= self._bar(unit) for unit, mean in zip(self.units, means, strict=True)])
+        """Which units stay: what is worth 0.1 sigma and the price of what it adds to read; less where it simplifies."""
+        return np.array([self._pays(unit, mean) for unit, mean in zip(self.units, means, strict=True)])
 
-    def _bar(self, unit: Unit) -> float:
+    def _pays(self, unit: Unit, mean: float) -> bool:
         left = self.lineage.without(unit, self.best.texts) or self.best.texts
         sigma = self.noise.sigma or 0.0
-        price = PRICE * sigma * (self.best.complexity - complexity(self.lineage.start.texts, left))
-        return max(prune.WORTH * sigma, price) if price >= 0 else price
+        more = self.best.complexity - complexity(self.lineage.start.texts, left)
+        least = prune.WORTH_ALONE if self.is_alone else prune.WORTH
+        bar = PRICE * sigma * more if more < 0 else max(least * sigma, PRICE * sigma * more)
+        return mean > bar or (mean == bar and more < 0)
 
     def _off(self, is_on: NDArray[np.bool_]) -> list[Experiment]:
         return [one for unit, stays in zip(self.units, is_on, strict=True) if not stays for one in unit]
@@ -199,9 +221,9 @@ class Pruner:
         values = [value(one) for one in pruned], [value(one) for one in full]
         if not prune.is_accepted(*values, self.noise.sigma or 0.0, direction, noise=self.noise.scale):
             return {"reason": "without them it plainly loses"}
-        for one in (*pruned, *full):
+        for one in () if self.is_alone else (*pruned, *full):
             sheet.add(is_on if one in pruned else np.ones(len(is_on), bool), value(one), one.attempt.seed)
-        last = self._worthy(self._estimate(sheet)[0])
+        last = is_on if self.is_alone else self._worthy(self._estimate(sheet)[0])
         if (last == is_on).all():
             return self._drop(new, is_on, texts, pruned, values)
         return self._drop(new, last, self.lineage.without(self._off(last), best.texts), [], None)

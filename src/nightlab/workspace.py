@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import unified_diff
+from difflib import SequenceMatcher, unified_diff
 from functools import cached_property, lru_cache
 from hashlib import new as new_hash
 from pathlib import Path, PurePosixPath
@@ -441,6 +441,28 @@ def merged(base: Files, ours: Files, theirs: Files) -> dict[str, str | None] | N
         else:
             result[path] = text
     return result
+
+
+def undone(before: str, after: str, now: str) -> str | None:
+    """A text without a change from `before` to `after` that it holds, found by the lines that the change brought.
+
+    For changes so close to each other that git sees a conflict. None where those lines are not there, or not only once.
+    """
+    old, new, lines = (text.splitlines(keepends=True) for text in (before, after, now))
+    blocks = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+    for kind, a, b, c, d in reversed(blocks):
+        if kind == "equal":
+            continue
+        for around in range(4):  # what was only deleted is found by its neighbours
+            lead, tail = new[max(0, c - around) : c], new[d : d + around]
+            sought = [*lead, *new[c:d], *tail]
+            places = [at for at in range(len(lines) - len(sought) + 1) if lines[at : at + len(sought)] == sought]
+            if sought and len(places) == 1:
+                lines[places[0] : places[0] + len(sought)] = [*lead, *old[a:b], *tail]
+                break
+        else:
+            return None
+    return "".join(lines)
 
 
 @lru_cache(maxsize=16)

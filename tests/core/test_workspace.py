@@ -8,7 +8,7 @@ import pytest
 from conftest import git, make_repository
 
 from nightlab.errors import BadRepository
-from nightlab.workspace import Checkout, Repository, Tree, difference, is_plain, merged, patched
+from nightlab.workspace import Checkout, Repository, Tree, difference, is_plain, merged, patched, undone
 
 FILES = {
     "train.py": "one\ntwo\nthree\n",
@@ -248,3 +248,18 @@ def test_a_missing_git_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     with pytest.raises(BadRepository, match="git is not installed"):
         Repository(tmp_path)
+
+
+def test_changes_side_by_side_are_undone_one_by_one() -> None:
+    start = "a = 1\n"
+    one, two = start + "x = 1\n", start + "x = 1\ny = 2\n"
+    three = two + "z = 3\n"
+
+    assert undone(one, two, three) == "a = 1\nx = 1\nz = 3\n"
+    assert undone(start, one, three) == "a = 1\ny = 2\nz = 3\n"
+    assert undone("a = 1\nb = 2\nc = 3\n", "a = 1\nc = 3\n", "a = 1\nc = 3\nd = 4\n") == "a = 1\nb = 2\nc = 3\nd = 4\n"
+
+
+def test_what_is_gone_or_stands_twice_cannot_be_undone() -> None:
+    assert undone("a = 1\n", "a = 2\n", "a = 3\n") is None
+    assert undone("a = 1\n", "a = 1\npass\n", "a = 1\npass\nb = 2\npass\n") is None
