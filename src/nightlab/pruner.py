@@ -178,9 +178,8 @@ class Pruner:
         if not self.is_alone:
             return prune.estimate(sheet.matrix, sheet.values, self.noise.sigma or 1e-12, direction)
         left = prune.scatter(sheet.matrix, sheet.values, sheet.blocks, self.noise.scale)
-        whole = {
-            seed: came for row, came, seed in zip(sheet.rows, sheet.values, sheet.blocks, strict=True) if row.all()
-        }
+        runs = list(zip(sheet.rows, sheet.values, sheet.blocks, strict=True))
+        whole = {seed: came for row, came, seed in runs if row.all()}
         means, stderrs = [], []
         for unit in range(sheet.units):
             gains = [improvement(direction, whole[s], came) for row, came, s in runs if not row[unit] and s in whole]
