@@ -53,6 +53,7 @@ class Lineage:
     def __init__(self, *, task: Task, ledger: Ledger, repository: Repository, branch: str) -> None:
         self.task, self.ledger, self.repository, self.branch = task, ledger, repository, branch
         self._standings: dict[int, Standing] = {}
+        self._kept: list[Experiment] = []
 
     def standing(self, number: int) -> Standing:
         """A kept experiment; the same value each time, until it is forgotten."""
@@ -104,13 +105,21 @@ class Lineage:
 
     def keeps(self) -> list[Experiment]:
         """The changes that stand on the branch, oldest first: neither the baseline nor what only took others out."""
+        return [one for one in self._line()[1:] if one.status is Status.KEPT and one.proposer != LAB]
+
+    def _line(self) -> list[Experiment]:
+        """From the start to the incumbent, in the order in which they were kept."""
         incumbent = self.ledger.incumbent()
-        line = self.ledger.lineage(incumbent.id) if incumbent else []
-        return [one for one in line[1:] if one.status is Status.KEPT and one.proposer != LAB]
+        if incumbent is None:
+            return []
+        if not self._kept or self._kept[-1].id != incumbent.id:
+            self._kept = self.ledger.lineage(incumbent.id)
+        return self._kept
 
     def without(self, gone: Sequence[Experiment], texts: dict[str, str]) -> dict[str, str] | None:
         """These texts with some keeps undone, the latest first; None where that conflicts with what came after."""
-        for one in sorted(gone, key=lambda one: -one.id):
+        order = {one.id: place for place, one in enumerate(self._line())}
+        for one in sorted(gone, key=lambda one: -order[one.id]):
             before = self.standing(one.parent or BASELINE).texts
             after = self.standing(one.id).texts
             for path in changes(before, after):

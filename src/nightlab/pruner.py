@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from statistics import fmean
 from typing import Any
 
@@ -89,7 +90,7 @@ class Pruner:
         means, stderrs = self._estimate(sheet)
         told: dict[str, Any] = {
             "units": [[one.id for one in unit] for unit in self.units],
-            "gains": means,
+            "gains": [mean if isfinite(mean) else None for mean in means],
             "stderrs": stderrs,
             "dropped": [],
             "after": after,
@@ -188,10 +189,16 @@ class Pruner:
         return means, stderrs
 
     def _worthy(self, means: Sequence[float]) -> NDArray[np.bool_]:
-        """Which units stay: what is worth 0.1 sigma and the price of what it adds to read; less where it simplifies."""
-        return np.array([self._pays(unit, mean) for unit, mean in zip(self.units, means, strict=True)])
+        """Which units stay: what is worth its place, and what cannot be taken out together with worse ones."""
+        is_on = np.ones(len(self.units), bool)
+        for place in sorted(range(len(self.units)), key=lambda place: means[place]):
+            if not self._pays(self.units[place], means[place]):
+                is_on[place] = False
+                is_on[place] = self.lineage.without(self._off(is_on), self.best.texts) is None
+        return is_on
 
     def _pays(self, unit: Unit, mean: float) -> bool:
+        """Whether it brings 0.1 sigma (0.2 by itself) and the price of what it adds; less where it simplifies."""
         left = self.lineage.without(unit, self.best.texts) or self.best.texts
         sigma = self.noise.sigma or 0.0
         more = self.best.complexity - complexity(self.lineage.start.texts, left)
