@@ -92,7 +92,7 @@ def test_the_prune_removes_planted_barnacles_and_keeps_the_gain(tinylm: Path, ni
 def plant(folder: Path, count: int) -> set[int]:
     """Keep changes that have no effect at all on top of what is there."""
     place = find(folder)
-    with held(place), closing(Study(place, slots=2)) as study:
+    with held(place), closing(Study(place)) as study:
         before = study.ledger.next_number()
         best = study.ledger.incumbent()
         assert best is not None
