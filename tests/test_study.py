@@ -55,6 +55,30 @@ def test_a_long_night_looks_back_every_300_runs_and_at_the_end(folder: Path) -> 
     assert len([one for one in experiments if one.status is Status.PRUNED]) > 10
 
 
+def test_a_night_without_keeps_looks_back_no_more_often(folder: Path) -> None:
+    place = find(folder)
+    with held(place), closing(Study(place, seed=1)) as study:
+        study.__dict__["runner"] = Slots(lambda attempt, texts: 1.0 + (attempt.purpose == "candidate"))
+        study.night(lambda: [Unchanged()], Stop(experiments=640), lambda _: nullcontext(), lambda _: None)
+
+        assert study.ledger.count("looked_back") == 3
+
+
+def test_an_audit_ends_when_somebody_asks_the_study_to_stop(folder: Path) -> None:
+    night(folder, Stop(experiments=30))
+    place = find(folder)
+    with held(place), closing(Study(place)) as study:
+        slots = Slots(noise)
+        study.__dict__["runner"] = slots
+        killed: list[bool] = []
+        slots.kill = lambda: killed.append(True)  # type: ignore[method-assign]
+        study.ledger.ask("stop", "now")
+
+        study.auditor(lambda _: None).audit()
+
+    assert killed
+
+
 def test_whoever_asks_to_stop_is_not_kept_waiting_by_an_audit(folder: Path) -> None:
     def watch(loop: Loop) -> object:
         loop.stop()

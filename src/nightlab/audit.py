@@ -51,9 +51,8 @@ class Auditor:
         opened = {"seeds": seeds, "sealed": is_sealed}
         ledger.append(Event("opened", str(before), opened, best.number))  # before anybody looks
         sides = (best, self.lineage.start)
-        found = run_all(
-            self.slots, [wish(f"audit-{before}-{one.number}-{s}", "audit", one, s) for s in seeds for one in sides]
-        )
+        wishes = [wish(f"audit-{before}-{one.number}-{s}", "audit", one, s) for s in seeds for one in sides]
+        found = run_all(self.slots, wishes, ledger)
         after, start = ([found[f"audit-{before}-{one.number}-{seed}"] for seed in seeds] for one in sides)
         told = self._comparison(best.number, after, start, seeds)
         ledger.append(Event("audited", str(before), told, best.number))
@@ -126,7 +125,7 @@ class Auditor:
             for s in seeds
             for side in (best, start)
         ]
-        found = run_all(self.slots, wishes)
+        found = run_all(self.slots, wishes, ledger)
         after, before = (
             [value(found[f"transfer-{number}-{side.number}-{s}"]) for s in seeds] for side in (best, start)
         )

@@ -18,6 +18,7 @@ demoted     status (pruned, reverted), reason, by: it was kept, and left the bra
 began       slots, jail: a lab took the study up
 drifted     values: the incumbent's runs drift in time
 measured    sigma, correlation, visible_gain, good_for: what the start of the study says of the task
+looked_back after: prune, audit and transfer follow, after so many runs of the search
 opened      seeds, sealed: an audit is about to look at what no decision has used
 audited     gain, low, high, and the runs behind them
 pruned      what was tried without which keeps, and what came of it

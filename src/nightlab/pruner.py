@@ -154,7 +154,7 @@ class Pruner:
         for place, (row, seed) in enumerate(zip(matrix, seeds, strict=True)):
             texts = self._laid_out(row)
             wishes.append(wish(f"{name}-{place}", "prune", self.best, seed, changes(self.best.texts, texts), rung=rung))
-        found = run_all(self.slots, wishes, may_fail=True)
+        found = run_all(self.slots, wishes, self.lineage.ledger, may_fail=True)
         self.spent += found.values()
         for row, one in zip(matrix, wishes, strict=True):
             if found[one.attempt.run].measurement:  # what does not run without some of the keeps tells nothing
@@ -219,7 +219,8 @@ class Pruner:
         seeds = [derived_seed(self.seed, "prune", number, n) for n in range(prune.CONFIRM_RUNS)]
         short = [wish(f"{new}-{n}", "prune", best, s, changes(best.texts, texts)) for n, s in enumerate(seeds, 1)]
         whole = [wish(f"prune-{number}-full-{n}", "prune", best, seed) for n, seed in enumerate(seeds, 1)]
-        found = run_all(self.slots, [one for pair in zip(short, whole, strict=True) for one in pair], may_fail=True)
+        wishes = [one for pair in zip(short, whole, strict=True) for one in pair]
+        found = run_all(self.slots, wishes, self.lineage.ledger, may_fail=True)
         self.spent += found.values()
         if not all(one.measurement for one in found.values()):
             return {"reason": "without them it no longer runs"}

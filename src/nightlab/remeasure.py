@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nightlab.errors import StudyStuck
+from nightlab.ledger import Ledger
 from nightlab.lineage import Standing
 from nightlab.runner import Attempt, Finding, Purpose, Slots
 from nightlab.values import Files, Outcome
 from nightlab.workspace import Tree
+
+_TICK = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +32,10 @@ def wish(run: str, purpose: Purpose, side: Standing, seed: int, texts: Files | N
     return Wish(Attempt(run, side.number, purpose, seed, side.number, rung=rung), side.tree.changed(texts), texts)
 
 
-def run_all(slots: Slots, wishes: Sequence[Wish], *, may_fail: bool = False) -> dict[str, Finding]:
+def run_all(slots: Slots, wishes: Sequence[Wish], ledger: Ledger, *, may_fail: bool = False) -> dict[str, Finding]:
     """What all wishes come to, by run; every slot is kept busy, and what they made is cleared away.
 
-    Raises StudyStuck when one is ended from outside, or gives no number where it must.
+    Raises StudyStuck when somebody asks the study to stop, or a run gives no number where it must.
     """
     left, flying = list(wishes)[::-1], dict[Future[Finding], Attempt]()
     found: dict[str, Finding] = {}
@@ -40,7 +43,9 @@ def run_all(slots: Slots, wishes: Sequence[Wish], *, may_fail: bool = False) -> 
         while left and len(flying) < slots.count:
             one = left.pop()
             flying[slots.start(one.attempt, one.tree, one.texts)] = one.attempt
-        for future in wait(flying, return_when=FIRST_COMPLETED)[0]:
+        if any(verb == "stop" for verb, _ in ledger.wishes()):
+            slots.kill()
+        for future in wait(flying, timeout=_TICK, return_when=FIRST_COMPLETED)[0]:
             attempt, finding = flying.pop(future), future.result()
             if finding.run.outcome is Outcome.KILLED or (finding.measurement is None and not may_fail):
                 raise StudyStuck(_failed(attempt, finding))

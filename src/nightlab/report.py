@@ -9,6 +9,7 @@ from nightlab.ledger import Event, Ledger
 from nightlab.readings import estimate, frontier, noise, row, status
 from nightlab.values import Direction, Experiment, Status, improvement
 
+_GREEDY = ": one lucky run is enough, so this is 1.4 to 3 standard deviations too good"
 _RUNS = ("ran", "audited", "pruned", "transferred")
 
 
@@ -24,6 +25,7 @@ def report(ledger: Ledger, *, name: str, is_running: bool) -> dict[str, Any]:
         "study": name,
         "metric": facts["metric"],
         "level": facts["level"],
+        "policy": facts["policy"],
         "jail": facts["jail"],
         "is_sealed": bool(audited and audited["sealed"]),
         "audited": audited and audited | {"grade": "E3" if audited["low"] > 0 and audited["sealed"] else "E2"},
@@ -103,7 +105,8 @@ def lines(told: dict[str, Any]) -> list[str]:
     if claim := told["claim"]:
         said.append(
             f"the loop's own claim, for comparison: {told['metric']} {claim['start']:.6g} -> {claim['now']:.6g}, "
-            f"gain {claim['gain']:.4g}{_percent(claim)} ({claim['grade']}, on the data it decided with)"
+            f"gain {claim['gain']:.4g}{_percent(claim)} ({claim['grade']}, on the data it decided with; "
+            f"policy {told['policy']}{_GREEDY if told['policy'] == 'greedy' else ''})"
         )
     cost = told["cost"]
     each = cost["seconds_per_keep"]

@@ -183,22 +183,25 @@ class Study:
 
     def finish(self, say: Say = print) -> None:
         """The end of a study, and every checkpoint: prune where it is due, audit what is new, try the larger rungs."""
-        auditor, pruner = self.auditor(say), self.pruner(say)
+        looked = {"after": self.ledger.runs_made()}
+        self.ledger.append(Event("looked_back", str(self.ledger.count("looked_back")), looked))
+        pruner = self.pruner(say)
         if pruner.is_due():
             say("Pruning: which of the kept changes still pay?")
             pruner.prune()
-        best, audited = self.ledger.incumbent(), self.ledger.last("audited")
-        if best is None or (audited and audited.body["experiment"] == best.id):
+        self._audit_what_is_new(say)
+
+    def _audit_what_is_new(self, say: Say) -> None:
+        auditor, audited = self.auditor(say), self.ledger.last("audited")
+        best = auditor.lineage.repair().number
+        if not auditor.lineage.keeps() or (audited and audited.body["experiment"] == best):
             return
-        say(
-            "Auditing: the result against the start, on fresh seeds"
-            + (" and sealed data." if self.task.has_sealed else ".")
-        )
+        where = "fresh seeds and sealed data" if self.task.has_sealed else "fresh seeds"
+        say(f"Auditing: the result against the start, on {where}.")
         found = auditor.audit()
-        if found and found["low"] > 0:
-            for rung in self.task.scale:
-                say(f"Transfer: does it hold at the larger rung {rung}?")
-                auditor.transfer(rung)
+        for rung in self.task.scale if found and found["low"] > 0 else ():
+            say(f"Transfer: does it hold at the larger rung {rung}?")
+            auditor.transfer(rung)
 
     def night(self, proposers: Callable[[], Sequence[Proposer]], stop: Stop, watch: Watch, say: Say = print) -> str:
         """Search until a stop rule, looking back at every checkpoint and, unless somebody asked to stop, at the end.
@@ -206,7 +209,7 @@ class Study:
         Returns why it ended. Each stretch has a loop of its own, as if the study had been resumed.
         """
         while True:
-            last = self.ledger.last("pruned")
+            last = self.ledger.last("looked_back")
             left = PRUNE_FROM - self.ledger.runs_made() + (int(last.body["after"]) if last else 0)
             loop = self.loop(proposers())
             loop.prune_follows = True

@@ -184,3 +184,45 @@ def _keeps_noise(policy: Race, dice: Random) -> bool:
         if decision.verdict != "more":
             return decision.verdict == "keep"
         (candidate if decision.side == "candidate" else incumbent).append(dice.gauss(0, 1))
+
+
+def test_a_win_that_does_not_pay_for_what_it_adds_to_read_is_discarded() -> None:
+    won = Race().decide(evidence([8.0, 8.0], [10.0, 10.0]))
+    wordy = Race().decide(evidence([8.0, 8.0], [10.0, 10.0], complexity=20.0))
+
+    assert won.verdict == "keep"
+    assert wordy.verdict == "discard"
+    assert "does not pay for 20 lines more to read" in wordy.reason
+
+
+def test_what_is_simpler_and_loses_nothing_is_kept() -> None:
+    runs = [10.0, 10.1, 9.9, 10.0, 10.0, 10.0, 10.0, 10.0]
+    decided = Race().decide(evidence(runs, runs, complexity=-5.0))
+
+    assert decided.verdict == "keep"
+    assert "5 lines less to read" in decided.reason
+
+
+def test_what_is_simpler_is_run_again_before_it_is_given_up() -> None:
+    first = Race().decide(evidence([10.0], [10.0, 10.0], complexity=-5.0))
+
+    assert (first.verdict, first.side) == ("more", "candidate")
+
+
+def test_simplifications_may_lose_a_sigma_in_all_and_no_more() -> None:
+    runs = [10.0] * 8
+    spent = Race().decide(evidence(runs, runs, complexity=-5.0, loss_left=0.0))
+
+    assert spent.verdict == "discard"
+
+
+def test_where_runs_repeat_exactly_the_examples_decide_at_once() -> None:
+    small = Race().decide(evidence([9.9], [10.0], sigma=0.0, per_example_stderr=0.3))
+    large = Race().decide(evidence([9.0], [10.0], sigma=0.0, per_example_stderr=0.3))
+
+    assert (small.verdict, large.verdict) == ("discard", "keep")
+
+
+def test_of_equal_runs_that_repeat_exactly_the_simpler_is_kept() -> None:
+    assert Race().decide(evidence([10.0], [10.0], sigma=0.0, complexity=-1.0)).verdict == "keep"
+    assert Race().decide(evidence([10.0], [10.0], sigma=0.0, complexity=0.0)).verdict == "discard"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,15 @@ def test_a_full_disk_is_a_pause_with_a_word_and_nothing_acknowledged_is_lost(led
 def test_every_commit_is_flushed_to_the_disk(ledger: Ledger) -> None:
     assert ledger._db.execute("PRAGMA synchronous").fetchone() == (2,)
     assert ledger._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_ledger_of_an_older_version_is_read_from_its_events(tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path / "old.sqlite")) as ledger:
+        fill(ledger)
+        before = ledger.experiments()
+        ledger._db.execute("ALTER TABLE experiments DROP COLUMN complexity")
+        ledger._db.execute("PRAGMA user_version = 1")
+
+    with closing(Ledger(tmp_path / "old.sqlite")) as ledger:
+        assert ledger.experiments() == before
+        assert ledger.incumbent() is not None
