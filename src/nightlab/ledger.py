@@ -12,7 +12,8 @@ started     run, purpose, seed, asked_by, again
 ran         run, outcome, value, reason, secondary, examples, facts, tail, seconds, cpu_seconds, peak_mb
 racing      reason: it is owed another run
 rebased     parent, diff: it is judged against a newer incumbent
-decided     status, value, gain, stderr, z, reason, grade, pool (run ids), paired (gains under shared seeds)
+decided     status, value, gain, stderr, z, reason, grade, pool (run ids), paired (gains under shared seeds),
+            between (what one example varied by between the two)
 committed   commit
 demoted     status (pruned, reverted), reason, by: it was kept, and left the branch again with experiment `by`
 began       slots, jail: a lab took the study up
@@ -310,6 +311,14 @@ class Ledger:
             "AND json_extract(body, '$.paired') IS NOT NULL ORDER BY seq"
         )
         return [(number, gain) for number, gains in rows for gain in json.loads(gains)]
+
+    def between(self) -> list[float]:
+        """What one example varied by between the two sides of each race that could tell."""
+        rows = self._db.execute(
+            "SELECT json_extract(body, '$.between') FROM events WHERE kind = 'decided' "
+            "AND json_extract(body, '$.between') IS NOT NULL"
+        )
+        return [noise for (noise,) in rows]
 
     def repeats(self) -> list[tuple[int, float]]:
         """Experiment and value of every run that was made to repeat an incumbent, in the order they ended."""

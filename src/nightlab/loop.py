@@ -491,7 +491,7 @@ class Loop:
         said |= {"value": fmean(race.values) if race.values else None, "grade": _grade(race) if race.values else None}
         more: dict[str, Any] = {"pool": _successors(race, self.policy) if kept else None}
         if pairs := race.pairs():
-            more["paired"] = self.noise.close(race.number, pairs)
+            more |= {"paired": self.noise.close(race.number, pairs), "between": self.noise.between(pairs)}
         self._write(Event("decided", str(race.number), {"status": status, **more, **said}, race.number))
         experiment = race.experiment(status, **said)
         self._remember(experiment)

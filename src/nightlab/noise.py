@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import sqrt
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -112,22 +111,27 @@ class Noise:
             return None
         return float((one - other).std(ddof=1) / sqrt(len(one)))
 
+    def between(self, pairs: Sequence[tuple[Sample, Sample]]) -> float | None:
+        """What one example varies by between two sides that were asked the same; None where that is not known."""
+        for mine, other in reversed(pairs):
+            one, two = self._examples(mine.run), self._examples(other.run)
+            if one is not None and two is not None and one.shape == two.shape:
+                return float((one - two).std())
+        return None
+
     def power(self, ledger: Ledger) -> dict[str, Any]:
         """What the start of a study promises: the gain that can be seen, and what the validation set is good for."""
         sigma = self.sigma or 0.0
         gain = visible_gain(self.scale)
         found = [self._examples(run) for run, _, _ in ledger.samples(BASELINE, "incumbent")]
         each = [examples for examples in found if examples is not None]
-        count, decisions = 0, None
-        if len(each) > 1 and gain:
-            is_one = self._has_one_set and each[0].shape == each[1].shape
-            noise = (each[0] - each[1]).std() if is_one else fmean(one.std() for one in each)
-            count = len(each[0]) if is_one else sum(map(len, each))
-            decisions = good_for(gain, float(noise), count)
+        is_one = self._has_one_set and len(each) > 1 and each[0].shape == each[1].shape
+        pair = float((each[0] - each[1]).std()) if is_one else None
+        count = len(each[0]) if is_one else sum(map(len, each))
         return {
             "sigma": sigma,
             "correlation": self._pairing.correlation(sigma),
             "visible_gain": gain,
             "examples": count,
-            "good_for": decisions,
+            "good_for": None if pair is None or not gain else good_for(gain, pair, count),
         }

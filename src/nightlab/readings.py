@@ -7,6 +7,7 @@ from typing import Any
 
 from nightlab.ledger import Ledger
 from nightlab.simplicity import dominating
+from nightlab.stats import good_for
 from nightlab.values import Experiment, Status
 
 _LOST = (Status.DISCARDED, Status.SHELVED, Status.PRUNED, Status.REVERTED)
@@ -51,7 +52,12 @@ def noise(ledger: Ledger) -> dict[str, Any] | None:
     """What the start of the study said of the task: what one run varies by, the gain that can be seen, and how many
     decisions the validation set is good for. None before it was measured."""
     measured = ledger.last("measured")
-    return dict(measured.body) | {"drifted": ledger.count("drifted")} if measured else None
+    if measured is None:
+        return None
+    found, between = dict(measured.body), ledger.between()
+    if found["good_for"] is None and between and found["examples"] and found["visible_gain"]:
+        found["good_for"] = good_for(found["visible_gain"], median(between), found["examples"])
+    return found | {"drifted": ledger.count("drifted")}
 
 
 def frontier(ledger: Ledger) -> list[dict[str, Any]]:

@@ -117,7 +117,8 @@ def lines(told: dict[str, Any]) -> list[str]:
     )
     said += _kept(told) + _transfers(told)
     front = ", ".join(f"{one['id']} ({one['grade']})" for one in told["frontier"][-12:])
-    said.append(f"best in metric, simplicity, memory or time, nobody better in all: experiments {front}")
+    if front:
+        said.append(f"best in metric, simplicity, memory or time, nobody better in all: experiments {front}")
     if told["noise"] and told["noise"]["drifted"]:
         said.append("drift: the runs of an incumbent moved in time; only its last four were compared with")
     use, looks = told["utilisation"], told["exposure"]
@@ -151,7 +152,8 @@ def _good_for(told: dict[str, Any]) -> str:
     found = told["noise"]
     if not found or not found["examples"]:
         return ""
-    return f" (good for {'more than a million' if found['good_for'] is None else found['good_for']})"
+    known = "a number not known yet" if found["good_for"] is None else f"{found['good_for']:,}"
+    return f" (good for {known})"
 
 
 def _kept(told: dict[str, Any]) -> list[str]:
@@ -165,7 +167,8 @@ def _kept(told: dict[str, Any]) -> list[str]:
             if dropped
             else "pruned: nothing"
         )
-    words = f"{abs(size['lines']):.1f} lines {'more' if size['lines'] > 0 else 'less'} to read than at the start"
+    more = "more" if size["lines"] > 0 else "less"
+    words = f"{abs(size['lines']):.1f} lines {more} to read than at the start" if size["lines"] else "as much to read"
     simpler = f"; simplified by {', '.join(map(str, size['simplified_by']))}" if size["simplified_by"] else ""
     return [*said, words + simpler]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 from itertools import pairwise
-from math import atan, cos, exp, pi, sin, sqrt
+from math import atan, cos, exp, log, pi, sin, sqrt
 from statistics import fmean, stdev
 from typing import NamedTuple
 
@@ -113,15 +113,15 @@ def visible_gain(noise: float) -> float:
     return (1.5 + 0.84) * noise * sqrt(1 / 4 + 1 / 4)
 
 
-def good_for(gain: float, noise: float, examples: int) -> int | None:
+def good_for(gain: float, noise: float, examples: int) -> int:
     """How many decisions a validation set serves before the luckiest of them may look like a real gain.
 
     The best of T comparisons over n examples looks about s sqrt(2 ln T / n) too good, `noise` s being what one example
     varies by between two trees; T is where that reaches `gain`. It meets the 2 / sqrt(n) in error rate that was
-    measured after 500 greedy proposals. None: more than a million.
+    measured after 500 greedy proposals. A million stands for more, too.
     """
     exponent = (gain**2 * examples) / (2 * noise**2) if noise else float("inf")
-    return None if exponent > 13.8 else int(exp(exponent))
+    return int(exp(min(exponent, log(1_000_000))))
 
 
 def difference(better: Sequence[float], worse: Sequence[float], *, confidence: float = 0.95) -> Interval:

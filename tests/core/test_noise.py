@@ -109,6 +109,19 @@ def test_the_start_says_what_can_be_seen_and_what_the_set_is_good_for(tmp_path: 
     assert 20 < power["good_for"] < 200
 
 
+def test_what_a_set_is_good_for_is_told_by_what_races_see_between_two_trees(tmp_path: Path) -> None:
+    dice = np.random.default_rng(0)
+    one = dice.normal(1, 2.0, 4000)
+    each = {"0-1": one, "0-2": dice.normal(1, 2.0, 4000), "c": one + dice.normal(0, 0.1, 4000)}
+    ledger = begun(tmp_path, [1.0, 1.02, 0.98], again=1.0)  # new examples for each run
+    noise = Noise(ledger, "lower", each.get)
+
+    between = noise.between([(Sample("c", 1, 1.0), Sample("0-1", 1, 1.0))])
+
+    assert noise.power(ledger)["good_for"] is None
+    assert between == pytest.approx(0.1, rel=0.1)
+
+
 def test_500_decisions_overfit_by_two_over_root_n() -> None:
     n = 1000
     assert 300 < (good_for(2 / n**0.5, 0.5, n) or 0) < 3000

@@ -168,6 +168,13 @@ def _decisions(recent: Sequence[Experiment]) -> Table:
     return table
 
 
+def decisions(good_for: int | None) -> str:
+    """How many decisions a validation set serves, in words."""
+    if good_for is None:
+        return "good for as many decisions as the first races will tell"
+    return "good for a million decisions and more" if good_for >= 1_000_000 else f"good for about {good_for} decisions"
+
+
 def power_line(found: Mapping[str, Any]) -> str:
     """What the start of a study promises."""
     if not found["sigma"]:
@@ -175,7 +182,7 @@ def power_line(found: Mapping[str, Any]) -> str:
     shared = (
         f"seeds are shared (correlation {found['correlation']:.2f})" if found["correlation"] > 0.3 else "seeds differ"
     )
-    known = f"{found['examples']} examples: good for about {found['good_for'] or 'a million'} decisions"
+    known = f"{found['examples']} examples, {decisions(found['good_for'])}"
     return (
         f"one run varies by {found['sigma']:.3g}, {shared}; in 100 runs gains above {found['visible_gain']:.3g} can be "
         f"seen; validation set: {known if found['examples'] else 'the judge gives no examples to tell by'}"
