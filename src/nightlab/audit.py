@@ -1,10 +1,9 @@
-"""The morning after: what the night is really worth, and which of its keeps still pay.
+"""The audit: what the night is really worth, and whether it holds at a larger scale.
 
     audit      incumbent against start, on seeds never used before and data never decided with
-    prune      which keeps still pay? the others leave the branch
-    transfer   does it hold at a larger scale?
+    transfer   the same at a larger rung of the task
 
-Their runs are no experiments: each verb records one event with what it came to.
+Their runs are no experiments: each verb records one event with what it came to. The prune is the pruner's.
 """
 
 from __future__ import annotations
@@ -98,7 +97,7 @@ class Auditor:
         words = {
             "reason": f"reverted: the audit found no gain ({told['gain']:.3g}, at most {told['high']:.3g})",
             "value": fmean(value(one) for one in start),
-            "grade": "E3",
+            "grade": "E3" if told["sealed"] else "E2",
             "pool": [sample.run for sample in self.lineage.start.pool],
         }
         texts, number = dict(self.lineage.start.texts), self.lineage.ledger.next_number()
