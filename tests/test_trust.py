@@ -488,6 +488,8 @@ def test_a_study_without_a_sealed_set_is_allowed_and_says_so(folder: Path, night
     assert audit is not None
     assert audit["sealed"] is None
     assert audit["data"] == "not sealed"
+    with closing(find(folder).read()) as ledger:
+        assert [one.grade for one in ledger.experiments() if one.grade == "E3"] == []
     assert ", not sealed" in nightlab("status", at=folder).stdout  # type: ignore[attr-defined]
 
 
