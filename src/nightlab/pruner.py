@@ -72,9 +72,13 @@ class Pruner:
         return self.lineage.ledger.runs_made() - (int(last.body["after"]) if last else 0)
 
     def is_due(self) -> bool:
-        """Whether it is worth its runs: after 300 since the last one, or where it takes less than half of them."""
+        """Whether it is worth its runs: after 300 since the last one, or where it takes less than half of them.
+
+        Never where runs repeat exactly: there no keep was luck.
+        """
         cost = len(self._rows("")[0]) + 2 * prune.CONFIRM_RUNS
-        return bool(self.units) and (self.since() >= PRUNE_FROM or cost <= self.since() / 2)
+        is_worth_it = self.since() >= PRUNE_FROM or cost <= self.since() / 2
+        return bool(self.units) and bool(self.noise.sigma) and is_worth_it
 
     def prune(self) -> dict[str, Any] | None:
         """Find the keeps that no longer pay and take them off the branch, unless the whole plainly suffers.

@@ -184,12 +184,13 @@ class Study:
     def finish(self, say: Say = print) -> None:
         """The end of a study, and every checkpoint: prune where it is due, audit what is new, try the larger rungs."""
         looked = {"after": self.ledger.runs_made()}
-        self.ledger.append(Event("looked_back", str(self.ledger.count("looked_back")), looked))
         pruner = self.pruner(say)
         if pruner.is_due():
             say("Pruning: which of the kept changes still pay?")
             pruner.prune()
         self._audit_what_is_new(say)
+        # Last: whoever is killed on the way looks back again.
+        self.ledger.append(Event("looked_back", str(self.ledger.count("looked_back")), looked))
 
     def _audit_what_is_new(self, say: Say) -> None:
         auditor, audited = self.auditor(say), self.ledger.last("audited")
