@@ -468,6 +468,7 @@ print('score:', KNOB)
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_during_a_run_is_no_finding_about_the_patch(nightlab: Nightlab, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "300m") as disk:
         script = FILLING.format(body="time.sleep(1)")

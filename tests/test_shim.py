@@ -270,6 +270,7 @@ def test_cpu_is_counted_over_the_whole_tree(bench: Bench) -> None:
     assert 0.4 < run.cost.cpu_seconds < 2.0
 
 
+@pytest.mark.slow
 def test_cpu_of_children_that_nobody_waits_for_is_counted(bench: Bench) -> None:
     spin = """
 import os, signal, time

@@ -513,6 +513,7 @@ HASTY = "[limits]\nfastest = 0.3\n"
 
 
 @pytest.mark.parametrize(("rules", "status"), [(HASTY, Status.INVALID), ("[limits]\nfastest = 0\n", Status.KEPT)])
+@pytest.mark.slow
 def test_a_run_that_did_no_work_is_too_fast_to_be_believed(tmp_path: Path, rules: str, status: Status) -> None:
     folder = make_repository(tmp_path / "study", {"train.py": WORK, "nightlab.toml": TASK + rules})
 
@@ -530,6 +531,7 @@ def test_a_run_that_prints_nothing_is_told_apart(tmp_path: Path) -> None:
     assert (experiments[1].status, experiments[1].reason) == (Status.INVALID, "printed nothing at all")
 
 
+@pytest.mark.slow
 def test_a_wall_budget_is_held_tightly_for_real(tmp_path: Path) -> None:
     sleeps = "import time\ntime.sleep({})\nprint('score: {}')\n"
     rules = "[budget]\nkind = 'wall'\namount = 0.6\n"
