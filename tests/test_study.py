@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from pathlib import Path
 from random import Random
 
+import pytest
+
+from nightlab.errors import BadTask
 from nightlab.loop import Loop, Stop
 from nightlab.place import find, held
 from nightlab.proposer import Unchanged
@@ -97,3 +101,16 @@ def test_an_own_ledger_is_judged_once_more_by_its_noise(folder: Path) -> None:
     assert 0.005 < told["noise"] < 0.02
     assert told["doubtful"] >= 0.5 * (len(told["keeps"]) - 1) > 0
     json.dumps(told)
+
+
+def test_a_database_that_is_no_ledger_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "other.sqlite"
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE mine (id)")
+        other.commit()
+    before = path.read_bytes()
+
+    with pytest.raises(BadTask, match="no ledger"):
+        replay(path)
+
+    assert path.read_bytes() == before

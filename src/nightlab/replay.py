@@ -35,6 +35,8 @@ def _is_ledger(path: Path) -> bool:
 
 def _ledger(path: Path) -> dict[str, Any]:
     """What a study of ours kept, judged once more by all it knows by now of its own noise."""
+    if int.from_bytes(path.read_bytes()[60:64], "big") == 0:  # SQLite's user_version; opening would make it a ledger
+        raise BadTask(f"{path} is an SQLite file, but no ledger; a study's is at .nightlab/ledger.sqlite")
     with closing(Ledger(path)) as ledger:
         study, noise = ledger.study() or {}, Spread()
         for number, value in ledger.repeats():
