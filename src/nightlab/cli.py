@@ -568,7 +568,7 @@ def _replay(file: Path, as_json: bool) -> None:
     from nightlab.judgebench import STREAMS
     from nightlab.replay import replay
 
-    if not file.exists():
+    if not file.is_file():
         raise BadTask(
             f"there is no stream and no file {str(file)!r}; write {', '.join(STREAMS)}, or a results.tsv or ledger"
         )
