@@ -227,6 +227,7 @@ def test_what_outlived_shim_and_server_is_found_at_recovery(executor: LocalExecu
     assert (run.outcome, run.reason) == (Outcome.KILLED, "the executor's server was lost")
     assert executor.recover(job) is None
     assert_nothing_left(job, within=0.1)
+    psutil.wait_procs(tree, timeout=2.0)  # the jail's own processes may take a moment longer than the run's
     assert [process for process in tree if is_alive(process)] == []
 
 
