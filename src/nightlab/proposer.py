@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from traceback import extract_tb
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from nightlab.values import Direction, Experiment, Files, Proposal
 
@@ -14,6 +14,19 @@ T = TypeVar("T")
 
 def _never(_: Files) -> bool:
     return False
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What the last run of an experiment left to be read: the end of its log, the numbers it said last, its curves.
+
+    All of it was printed by code that nobody has read: to be quoted, never obeyed.
+    """
+
+    tail: str = ""
+    said: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Name as printed -> at most a dozen of its values, the first and the last among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +53,30 @@ class Context:
     instructions: str = ""
     """program.md, the human's own words."""
     was_tried: Callable[[Files], bool] = _never
-
+    draft: int = 0
+    """Which call this is of those that think beside the loop; the same after a resume, with the same context."""
+    kept: Sequence[Experiment] = ()
+    """The kept changes that the incumbent is made of, oldest first."""
+    traces: Mapping[int, Trace] = field(default_factory=dict)
+    """What the latest experiments' runs left to be read, by experiment."""
+    steering: Sequence[str] = ()
+    """What the human has said since the study began, oldest first."""
+    peers: Sequence[str] = ()
+    """What won elsewhere, in words: ideas to be tested here."""
+    spaces: Sequence[Mapping[str, Any]] = ()
+    """Small search spaces that other proposers asked for instead of a value: facts["space"] of their proposals."""
+    is_stuck: bool = False
+    """Whether nothing was kept for so long that the search should widen."""
+    mends: Experiment | None = None
+    """The proposer's own experiment that failed and may be mended once; `files` are then what it was made from."""
 
 @runtime_checkable
 class Proposer(Protocol):
-    """One source of ideas. Told of every finished experiment, its own or not, also those of earlier nights."""
+    """One source of ideas. Told of every finished experiment, its own or not, also those of earlier nights.
+
+    One that takes its time has an attribute `drafts`, how many of its calls may be under way beside the loop: each is
+    made in a thread of its own with a context of its own, never waits for a slot, and may be asked to mend what failed.
+    """
 
     name: str
 
