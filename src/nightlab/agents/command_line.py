@@ -158,7 +158,7 @@ class CommandLineAgent:
         return self._room.executor.submit(job).result()
 
     def _proposal(self, context: Context, folder: Path, run: Run, line: Line, found: Changes) -> Proposal:
-        said = stream.read(run.log(), self._hire.template.output)
+        said = stream.read(run.log(), self._hire.template.prints)
         patch = difference(context.files, found.files)
         for name, text in (("answer.md", said.last_words), ("diff.patch", patch)):
             (folder / name).write_text(text, encoding="utf-8")

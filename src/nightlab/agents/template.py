@@ -72,6 +72,15 @@ class Output(_Part):
     session: Find | None = None
 
 
+_ACP = Output(
+    form="jsonl",
+    text=Find(path="text", when={"event": "text"}, joined=True),
+    error=Find(path="text", when={"event": "error"}),
+    session=Find(path="id", when={"event": "session"}),
+)
+"""What our own client prints of a conversation, whichever agent it is with."""
+
+
 class Template(_Part):
     """One coding agent: how it is called, what it is given, what it leaves."""
 
@@ -95,6 +104,11 @@ class Template(_Part):
     silence: float = Field(default=600.0, gt=0)
     """Seconds without a word after which it is taken to hang."""
     output: Output = Output()
+
+    @property
+    def prints(self) -> Output:
+        """What there is to be read of a call."""
+        return _ACP if self.speaks_acp else self.output
 
     def needs(self, name: str) -> bool:
         """Whether it cannot be called without this."""
@@ -208,11 +222,12 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """One template over another: tables are merged, all else is replaced."""
-    merged = dict(below)
-    for name, value in above.items():
-        other = below.get(name)
-        merged[name] = _over(other, value) if isinstance(other, dict) and isinstance(value, dict) else value
+    """One template over another: variables and files are added to, all else is replaced."""
+    merged = below | above
+    for name in ("env", "files"):
+        both = below.get(name, {}), above.get(name, {})
+        if all(isinstance(part, dict) for part in both):
+            merged[name] = both[0] | both[1]
     return merged
 
 
