@@ -26,6 +26,7 @@ from nightlab.proposer import Proposer
 from nightlab.pruner import PRUNE_FROM, Pruner, Say
 from nightlab.runner import Runner
 from nightlab.sealed import examine, located
+from nightlab.smoke import Smoke
 from nightlab.task import PROGRAM_FILE, TASK_FILE, Task
 from nightlab.values import Cost
 from nightlab.workspace import Checkout, patched, touched
@@ -160,6 +161,7 @@ class Study:
             seed=self.facts["seed"],
             ideas=self._ideas(),
             instructions=self._instructions,
+            smoke=Smoke(self.runner),
         )
 
     def auditor(self, say: Say = print) -> Auditor:
