@@ -60,8 +60,8 @@ class CommandLineAgent:
 
     drafts = 2
 
-    def __init__(self, hire: Hire, workroom: Workroom, briefing: Briefing, *, name: str = "") -> None:
-        self.name = name or hire.template.name
+    def __init__(self, hire: Hire, workroom: Workroom, briefing: Briefing) -> None:
+        self.name = ":".join(filter(None, (hire.template.name, hire.upstream.model or (hire.command or ("",))[0])))
         self._hire, self._room, self._briefing = hire, workroom, briefing
 
     def propose(self, context: Context) -> Proposal:
@@ -169,7 +169,7 @@ class CommandLineAgent:
         if words := _failure(run, line, found, said):
             facts |= {"failure": words} | ({"exhausted": line.refusal} if line.refusal else {})
             return Proposal(f"{self.name} had no answer", {}, facts, cost=cost)
-        words = stream.hypothesis(said.text) or _summary(found.files)
+        words = stream.hypothesis(said) or _summary(found.files)
         return Proposal(words, found.files, facts, cost=cost)
 
 
@@ -182,7 +182,7 @@ def agent(spec: str, workroom: Workroom, briefing: Briefing) -> CommandLineAgent
             "install bubblewrap (see: nightlab doctor), or use --agent model"
         )
     _program(hired.program, workroom.environ)
-    return CommandLineAgent(hired, workroom, briefing, name=spec if hired.command == () else hired.template.name)
+    return CommandLineAgent(hired, workroom, briefing)
 
 
 def _failure(run: Run, line: Line, found: Changes, said: stream.Said) -> str:
