@@ -42,6 +42,10 @@ def told(**more: object) -> str:
     return briefing(context(**more), task=TASK)
 
 
+def told_within(budget: int, **more: object) -> str:
+    return briefing(context(instructions="", **more), task=TASK, budget=budget)
+
+
 def section(text: str, title: str) -> list[str]:
     """The lines below a heading."""
     return text.partition(f"## {title}\n")[2].partition("\n## ")[0].strip().splitlines()
@@ -290,6 +294,30 @@ def test_it_stays_under_its_budget_and_is_the_same_each_time(more: dict[str, obj
 
     assert tokens(text) <= budget
     assert text == briefing(replace(here), task=TASK, budget=budget)
+
+
+@pytest.mark.parametrize("budget", [1000, 2000, 5000])
+def test_it_stays_under_its_budget_when_there_is_far_too_much_of_everything(budget: int) -> None:
+    words = "a change that takes many words to tell and then some more " * 3
+    one = experiment(1, Status.CRASHED, words, reason=words, diff=diff(words, words) * 200)
+    ends = (Status.CRASHED, Status.SHELVED, Status.DISCARDED, Status.TIMEOUT)
+    history = [replace(one, id=n, status=ends[n % 4], reason=words[n % 90 :], gain=-1.0, z=-1.0) for n in range(2, 900)]
+    files = {f"{name}.py": "\n".join(f"NAME_{n} = {n}" for n in range(300)) for name in "abcdefgh"}
+    traces = {n: Trace(words * 99, {}, {words: [1.2345] * 12}) for n in range(90)}
+
+    text = told_within(
+        budget,
+        files=files,
+        history=history,
+        kept=history,
+        traces=traces,
+        steering=[words] * 99,
+        peers=[words] * 99,
+        mends=one,
+        is_stuck=True,
+    )
+
+    assert 0.8 * budget < tokens(text) <= budget
 
 
 def test_the_humans_own_words_come_on_top_of_the_budget_and_are_bounded_too() -> None:

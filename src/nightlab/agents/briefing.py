@@ -412,7 +412,7 @@ def tokens(text: str) -> int:
     """An upper estimate of how many tokens a text is, for any of today's models.
 
     Of briefings, code, numbers, diffs, Chinese and letters drawn by chance it was 1.0 to 4.9 times what the tokenizers
-    of OpenAI (o200k, cl100k) and Anthropic count. Bytes / 3 is no bound: 0.91 times that of a briefing, 0.59 of numbers.
+    of OpenAI (o200k, cl100k) and Anthropic count. Bytes / 3 is no bound: 0.91 times a briefing's, 0.59 times numbers'.
     """
     return sum(map(_weight, _PIECES.findall(text)))
 
