@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nightlab.errors import BadTask, NightlabError, StudyStuck
+from nightlab.errors import BadChange, BadTask, NightlabError, StudyBusy, StudyStuck
 
 if TYPE_CHECKING:
     from nightlab.loop import Loop, Stop
     from nightlab.place import Place
-    from nightlab.study import Study
+    from nightlab.study import Study, Watch
+    from nightlab.trial import Asked, Folder
 
 app = typer.Typer(
     help="An honest, autonomous research loop for anything that can be scored.",
@@ -611,6 +612,86 @@ def cheats_(
         raise typer.Exit(1)
 
 
+# ---- from inside an agent ----
+
+
+@app.command("try")
+def try_(
+    hypothesis: Annotated[str | None, typer.Option("-m", "--message", help="What you expect, and why.")] = None,
+    begin: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Lay the incumbent out there, to edit.")] = None,
+    in_: Annotated[
+        Path | None, typer.Option("--in", metavar="FOLDER", help="Try what was edited in a folder of --begin.")
+    ] = None,
+    patch: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Try a unified diff against the incumbent; - reads it.")
+    ] = None,
+    name: Annotated[str, typer.Option("--as", metavar="NAME", help="Who proposes.")] = "you",
+    workers: Workers = 1,
+    unsafe: Unsafe = False,
+    study: StudyName = "main",
+    as_json: Json = False,
+) -> None:
+    """Try one change: the lab runs and judges it, keeps or reverts it, and says why. Without --in or --patch it is
+    what your checkout changed in the editable files; your checkout itself is never touched.
+
+    Exit code 0: it was judged, whatever the verdict.
+    """
+    from nightlab import trial
+
+    if begin is not None:
+        folder = trial.begin(_place(study), begin)
+        facts = {"folder": str(folder.path), "experiment": folder.number}
+        _print_json(facts) if as_json else print(
+            f"{folder.path} holds experiment {folder.number}; edit it, then: nightlab try --in {begin} -m HYPOTHESIS"
+        )
+        return
+    if not (hypothesis or "").strip():
+        raise BadChange('say what you expect, and why: nightlab try -m "a smaller step, since the loss jumps"')
+    asked = trial.Asked(hypothesis or "", trial.checked_name(name), _diff(patch), _folder(in_, patch))
+    if asked.folder is not None:  # whoever sits in such a folder may be far from the repository
+        os.chdir(asked.folder.place.root)
+        study = asked.folder.place.name
+    found = _visited(asked, study, workers=workers, unsafe=unsafe, is_quiet=as_json)
+    if as_json:
+        _print_json(found)
+        return
+    from nightlab.dashboard.terminal import harmless
+
+    print("\n".join(map(harmless, trial.lines(found))))
+
+
+def _visited(asked: Asked, name: str, *, workers: int, unsafe: bool, is_quiet: bool) -> dict[str, Any]:
+    """Check what is asked, then let the lab run and judge it."""
+    from nightlab import trial
+    from nightlab.loop import Stop
+
+    change = trial.read(_place(name), asked)
+    try:
+        with _opened(name, workers=workers, unsafe=unsafe) as study:
+            return trial.visit(study, asked, change, _watch(study, Stop(), is_quiet=is_quiet))
+    except StudyBusy as error:
+        raise StudyBusy(f"{error}; or tell the lab that runs what to try: nightlab steer TEXT") from error
+
+
+def _folder(in_: Path | None, patch: Path | None) -> Folder | None:
+    """The folder of --begin that is meant: the one named, or the one that one sits in."""
+    from nightlab import trial
+
+    if in_ is not None and patch is not None:
+        raise BadChange("--in and --patch are two places for one change; give one of them")
+    is_inside = patch is None and (Path.cwd() / trial.MARKER).is_file()
+    return trial.opened(in_ or Path.cwd()) if in_ or is_inside else None
+
+
+def _diff(patch: Path | None) -> str | None:
+    if patch is None:
+        return None
+    try:
+        return sys.stdin.read() if str(patch) == "-" else patch.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadChange(f"cannot read the patch {patch}: {error}") from error
+
+
 # ---- between the commands ----
 
 
@@ -661,11 +742,7 @@ def _search(study: Study, agent: str, stop: Stop, *, is_quiet: bool = False, loo
     say = _speaker(is_quiet)
     say(f"study {study.place.name}: branch {study.place.branch}, jail: {_jail_words(study)}")
 
-    @contextmanager
-    def watch(loop: Loop) -> Iterator[None]:
-        with _interruptible(loop), nullcontext() if is_quiet else _shown(study, stop):
-            yield
-
+    watch = _watch(study, stop, is_quiet=is_quiet)
     if looks_back:
         return study.night(lambda: plugins.proposers(agent), stop, watch, say)
     loop = study.loop(plugins.proposers(agent))
@@ -673,6 +750,15 @@ def _search(study: Study, agent: str, stop: Stop, *, is_quiet: bool = False, loo
         reason = loop.run(stop)
     say(f"stopped: {reason}")
     return reason
+
+
+def _watch(study: Study, stop: Stop, *, is_quiet: bool) -> Watch:
+    @contextmanager
+    def watch(loop: Loop) -> Iterator[None]:
+        with _interruptible(loop), nullcontext() if is_quiet else _shown(study, stop):
+            yield
+
+    return watch
 
 
 @contextmanager
