@@ -296,16 +296,17 @@ def log(
 
 @app.command()
 def show(number: Id, study: StudyName = "main", as_json: Json = False) -> None:
-    """One experiment: hypothesis, evidence, runs, patch, the end of its log."""
+    """One experiment: hypothesis, evidence, runs, notes, patch, the end of its log."""
+    from nightlab import saying
     from nightlab.readings import row
 
     with closing(_place(study).read()) as ledger:
         one, runs = ledger.experiment(number), ledger.runs(number)
         tails = [(ledger.find("ran", run["id"]) or {}).get("tail", "") for run in runs]
+        notes = saying.notes(ledger, one)
     if as_json:
-        _print_json(
-            row(one) | {"diff": one.diff, "facts": dict(one.facts), "runs": runs, "tail": tails[-1] if tails else ""}
-        )
+        more = {"diff": one.diff, "facts": dict(one.facts), "runs": runs, "notes": notes}
+        _print_json(row(one) | more | {"tail": tails[-1] if tails else ""})
         return
     from nightlab.dashboard.terminal import decision_line, harmless
 
@@ -319,6 +320,8 @@ def show(number: Id, study: StudyName = "main", as_json: Json = False) -> None:
             f"  run {run['id']}: {run['outcome'] or 'running'} {_number(run['value'])} seed {run['seed']} "
             f"{run['reason'] or ''}"
         )
+    for text in notes:
+        print(f"  note: {harmless(text)}")
     print("\n".join(map(harmless, one.diff.splitlines())))
     if tails and tails[-1]:
         print("end of the log:")
@@ -610,6 +613,73 @@ def cheats_(
         print(summary(found))
     if any(not one.is_as_told for one in found):
         raise typer.Exit(1)
+
+
+# ---- saying ----
+
+
+@app.command()
+def steer(
+    text: Annotated[str | None, typer.Argument(help="Where to look next; without it: what was said so far.")] = None,
+    study: StudyName = "main",
+    as_json: Json = False,
+) -> None:
+    """Tell whoever proposes where to look, from the next proposal on; or list what was said."""
+    from nightlab import saying
+
+    if text is not None:
+        saying.steer(_place(study), text)
+        _say_when(study, "steer", as_json)
+        return
+    said = saying.steered(_place(study))
+    if as_json:
+        _print_json(said)
+        return
+    from nightlab.dashboard.terminal import harmless
+
+    print("\n".join(map(harmless, saying.lines(said))) or "nothing was said; say it with: nightlab steer TEXT")
+
+
+@app.command()
+def note(
+    number: Id,
+    text: Annotated[str, typer.Argument(help="The remark.")],
+    study: StudyName = "main",
+    as_json: Json = False,
+) -> None:
+    """Write a remark beside an experiment; show prints it."""
+    from nightlab import saying
+
+    saying.note(_place(study), number, text)
+    _say_when(study, "note", as_json)
+
+
+@app.command()
+def veto(number: Id, study: StudyName = "main", as_json: Json = False) -> None:
+    """End an experiment that runs, or take a kept one out of the branch by a revert commit."""
+    from nightlab import saying
+
+    saying.veto(_place(study), number)
+    _say_when(study, "veto", as_json)
+
+
+@app.command()
+def retry(number: Id, study: StudyName = "main", as_json: Json = False) -> None:
+    """Try an experiment's patch again, on the incumbent of now."""
+    from nightlab import saying
+
+    saying.retry(_place(study), number)
+    _say_when(study, "retry", as_json)
+
+
+def _say_when(study: str, verb: str, as_json: bool) -> None:
+    """A wish needs a lab: say whether one is there, and else how to start it."""
+    is_running = _place(study).holder() is not None
+    if as_json:
+        _print_json({"asked": verb, "running": is_running})
+        return
+    when = "the lab that runs takes it up now" if is_running else "the next takes it up: nightlab run"
+    print(f"asked study {study} to {verb}; {when}")
 
 
 # ---- from inside an agent ----
