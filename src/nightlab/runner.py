@@ -93,8 +93,8 @@ class Slots(Protocol):
         """Take away what a run worked on and made; its log and result stay."""
         ...
 
-    def kill(self) -> None:
-        """End every run now."""
+    def kill(self, run: str | None = None) -> None:
+        """End one run now, or every one."""
         ...
 
 
@@ -264,10 +264,11 @@ class Runner:
             if item.is_dir() and not item.is_symlink() and not (keep_examples and item.name == _MEASURED):
                 remove(item)
 
-    def kill(self) -> None:
-        """End every run now."""
-        for run in list(self._running):
-            self.executor.kill(run)
+    def kill(self, run: str | None = None) -> None:
+        """End one run now, or every one."""
+        for one in list(self._running):
+            if run in (None, one):
+                self.executor.kill(one)
 
     def close(self) -> None:
         """Wait for the slots, then clear their trees away."""
