@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nightlab.errors import BadChange, BadTask, NightlabError, StudyBusy, StudyStuck
+from nightlab.errors import BadChange, BadPlugin, BadTask, NightlabError, StudyBusy, StudyStuck
 
 if TYPE_CHECKING:
     from nightlab.loop import Loop, Stop
@@ -728,6 +728,28 @@ def try_(
     from nightlab.dashboard.terminal import harmless
 
     print("\n".join(map(harmless, trial.lines(found))))
+
+
+@app.command()
+def mcp(
+    in_: Annotated[
+        Path | None, typer.Option("--in", metavar="FOLDER", help="Where changes are made; your checkout unless said.")
+    ] = None,
+    name: Annotated[str, typer.Option("--as", metavar="NAME", help="Who proposes.")] = "agent",
+    study: StudyName = "main",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the entry for an agent's settings, and end.")] = False,
+) -> None:
+    """Serve an agent: context, try, status, history, show, steer over the Model Context Protocol (the extra mcp)."""
+    try:
+        from nightlab.mcp_server import serve, settings
+    except ImportError as error:
+        raise BadPlugin("the server needs the extra mcp; install it with: pip install 'nightlab[mcp]'") from error
+    from nightlab.trial import checked_name
+
+    if as_json:
+        _print_json(settings(_place(study), in_))
+    else:
+        serve(_place(study), in_, name=checked_name(name))
 
 
 def _visited(asked: Asked, name: str, *, workers: int, unsafe: bool, is_quiet: bool) -> dict[str, Any]:
