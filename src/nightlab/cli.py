@@ -539,6 +539,26 @@ def scale(
     )
 
 
+@bench_app.command()
+def pipeline(
+    experiments: Annotated[int, typer.Option(min=3, help="How many.")] = 50,
+    run: Annotated[float, typer.Option(min=0.1, help="Seconds of one run.")] = 2.0,
+    as_json: Json = False,
+) -> None:
+    """How busy slots are while thinking takes 0.8 of a run, and 1.6 of a run with two drafts in flight."""
+    from nightlab.bench import pipeline
+
+    found = [pipeline(experiments, run=run, call=call, drafts=drafts) for call, drafts in ((0.8, 1), (1.6, 2))]
+    if as_json:
+        _print_json(found)
+        return
+    for one in found:
+        print(
+            f"{one['experiments']} runs of {one['run_s']:g} s, {one['call_s']:g} s to think, {one['drafts']} at once: "
+            f"slots busy {100 * one['busy']:.1f} % (one after the other: {100 * one['one_after_the_other']:.0f} %)"
+        )
+
+
 @bench_app.command("judge")
 def judge_(
     stream: Annotated[

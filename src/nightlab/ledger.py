@@ -418,6 +418,11 @@ class Ledger:
                 "INSERT INTO control (verb, argument, at) VALUES (?, ?, ?)", (verb, argument, self._clock())
             )
 
+    def unheard(self, verb: str) -> list[str]:
+        """The arguments of the wishes of one verb that nobody has taken yet."""
+        rows = self._db.execute("SELECT argument FROM control WHERE taken IS NULL AND verb = ? ORDER BY seq", (verb,))
+        return [argument for (argument,) in rows]
+
     def wishes(self, *verbs: str) -> list[tuple[str, str]]:
         """Take the wishes that nobody has taken yet, oldest first: all, or those of some verbs.
 

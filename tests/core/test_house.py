@@ -26,7 +26,7 @@ FLOORS = [
         "plugins",
         "readings",
     ],
-    ["lineage", "noise", "search", "facts", "runner", "loop", "remeasure", "pruner", "audit"],
+    ["lineage", "noise", "search", "facts", "runner", "smoke", "loop", "remeasure", "pruner", "audit"],
 ]
 """The core. A module imports from lower floors, and on its own floor only from the ones named before it."""
 EDGES = ["tuner", "agents", "tasks", "dashboard", "testing", "exports", "setup", "doctor", "report"]
