@@ -97,7 +97,8 @@ def test_what_the_lab_refuses_is_the_tools_error_in_its_own_words(folder: Path) 
 @pytest.mark.slow
 def test_changes_are_made_in_a_folder_or_sent_as_a_patch(folder: Path, tmp_path: Path) -> None:
     elbow = tmp_path / "elbow"
-    patch = '--- a/train.py\n+++ b/train.py\n@@ -1,3 +1,3 @@\n import os, random\n-KNOB = 4.0\n+KNOB = 3.0\n random.seed(int(os.environ["NIGHTLAB_SEED"]))\n'
+    seeded = ' random.seed(int(os.environ["NIGHTLAB_SEED"]))\n'
+    patch = f"--- a/train.py\n+++ b/train.py\n@@ -1,3 +1,3 @@\n import os, random\n-KNOB = 4.0\n+KNOB = 3.0\n{seeded}"
 
     async def session() -> None:
         async with client(folder, "--in", str(elbow), "--as", "Ada") as one:

@@ -466,6 +466,9 @@ def init(
     metric: Annotated[str | None, typer.Option(help="The name that the script prints before its number.")] = None,
     direction: Annotated[str | None, typer.Option(help="lower or higher.")] = None,
     editable: Annotated[list[str] | None, typer.Option(help="What may change; may be given again.")] = None,
+    agents: Annotated[
+        bool, typer.Option("--agents", help="Write the instructions that agents in a session here read; keeps yours.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make this folder a task: from a template, or from the script that is here."""
@@ -473,16 +476,36 @@ def init(
 
     if template is not None:
         written = tasks.write(template, Path.cwd())
+    elif agents and _is_task(Path.cwd()):
+        written = []
     else:
         from nightlab.setup import setup
 
         ask = typer.prompt if sys.stdin.isatty() and not as_json else None
         written = setup(Path.cwd(), run=run, metric=metric, direction=direction, editable=editable, ask=ask)
+    if agents:
+        written += _instruct(Path.cwd(), is_quiet=as_json)
     if as_json:
         _print_json({"written": written})
         return
-    print("wrote " + ", ".join(written))
+    print("wrote " + ", ".join(written) if written else "nothing had to be written")
     print("next: git add -A && git commit -m 'a task for Nightlab', then: nightlab check, nightlab run")
+
+
+def _is_task(folder: Path) -> bool:
+    from nightlab.task import KARPATHY_FILES, TASK_FILE
+
+    return (folder / TASK_FILE).exists() or all((folder / name).exists() for name in KARPATHY_FILES)
+
+
+def _instruct(folder: Path, *, is_quiet: bool) -> list[str]:
+    from nightlab.agents.instructions import write
+    from nightlab.task import load
+
+    written, words = write(folder, load(folder))
+    if not is_quiet:
+        print("".join(f"{line}\n" for line in words), end="")
+    return written
 
 
 @app.command()

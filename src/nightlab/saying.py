@@ -66,7 +66,7 @@ def steered(place: Place) -> list[dict[str, Any]]:
 
 def notes(ledger: Ledger, experiment: Experiment) -> list[str]:
     """What is noted on an experiment, those remarks included that no lab has taken up yet."""
-    waiting = [json.loads(argument) for argument, _, taken in ledger.asked("note") if taken is None]
+    waiting = [json.loads(argument) for argument in ledger.unheard("note")]
     return ledger.notes(experiment.id) + [one["text"] for one in waiting if one["experiment"] == experiment.id]
 
 
