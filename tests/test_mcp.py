@@ -78,6 +78,7 @@ def test_an_agent_is_told_tries_and_reads_what_became_of_it(folder: Path) -> Non
     anyio.run(session)
 
 
+@pytest.mark.slow
 def test_what_the_lab_refuses_is_the_tools_error_in_its_own_words(folder: Path) -> None:
     async def session() -> None:
         async with client(folder) as one:
@@ -139,10 +140,9 @@ def test_a_call_that_is_cancelled_ends_the_run_and_the_next_try_goes_on(nightlab
     assert [(row["id"], row["status"]) for row in rows] == [(0, "kept"), (1, "proposed")]
 
 
-def test_the_settings_start_this_very_server(nightlab: Nightlab, folder: Path) -> None:
-    printed = json.loads(nightlab("mcp", "--json").stdout)
+def test_the_settings_start_this_very_server(folder: Path, tmp_path: Path) -> None:
+    entry = settings(find(folder), tmp_path)["mcpServers"]["nightlab"]
 
-    assert printed == settings(find(folder), None)
-    entry = printed["mcpServers"]["nightlab"]
-    assert entry["args"][-3:] == ["mcp", "--study", "main"]
+    assert entry["command"] == sys.executable
     assert entry["args"][:4] == ["-m", "nightlab", "-C", str(folder)]
+    assert entry["args"][4:] == ["mcp", "--study", "main", "--in", str(tmp_path)]

@@ -110,7 +110,7 @@ def test_control_letters_never_get_in(place: Place) -> None:
 
 def test_the_commands_say_who_will_take_it_up(nightlab: Nightlab, place: Place) -> None:
     steered = nightlab("steer", "look at the optimiser", at=place.root).stdout
-    nightlab("note", "2", "lost by a hair", at=place.root)
+    saying.note(place, 2, "lost by a hair")
     listed = json.loads(nightlab("steer", "--json", at=place.root).stdout)
     shown = nightlab("show", "2", at=place.root).stdout
     refused = nightlab("veto", "0", at=place.root, check=False)

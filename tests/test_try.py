@@ -80,10 +80,12 @@ def test_the_first_try_starts_the_study_and_a_gain_is_kept(nightlab: Nightlab, f
 
 def test_a_loss_is_discarded_with_its_reason_and_the_checkout_keeps_it(nightlab: Nightlab, folder: Path) -> None:
     edit(folder, "KNOB = 5.0", "KNOB = 6.0")
+    edit(folder, "TWO = 2", "TWO = 3", "helper.py")
 
     said = nightlab("try", "-m", "a larger knob", "--as", "Ada").stdout
 
     assert "discarded: experiment 1, z -" in said
+    assert "left out, since it may not change here: helper.py" in said
     assert "undo it with: git checkout HEAD -- train.py" in said
     assert log(nightlab)[1]["proposer"] == "Ada"
     assert git(folder, "rev-parse", "nightlab/main") == git(folder, "rev-parse", "HEAD")
@@ -125,6 +127,7 @@ def test_a_crash_comes_back_with_the_end_of_its_log(nightlab: Nightlab, folder: 
     assert "NameError: name 'oops' is not defined" in found["tail"]
 
 
+@pytest.mark.slow
 def test_the_same_tree_again_is_rejected_and_says_as_which_experiment(nightlab: Nightlab, folder: Path) -> None:
     edit(folder, "KNOB = 5.0", "KNOB = 6.0")
     tried(nightlab, "-m", "a larger knob")
@@ -165,14 +168,15 @@ def test_what_is_no_change_is_refused_at_the_door(folder: Path, name: str, text:
     assert not (folder / ".nightlab").exists()
 
 
-def test_a_frozen_file_is_left_out_by_name(nightlab: Nightlab, folder: Path) -> None:
+def test_a_frozen_file_is_left_out_by_name(folder: Path) -> None:
     edit(folder, "KNOB = 5.0", "KNOB = 4.0")
     edit(folder, "TWO = 2", "TWO = 3", "helper.py")
+    (folder / "notes.txt").write_text("mine")
 
-    said = nightlab("try", "-m", "a smaller knob").stdout
+    change = read(find(folder), Asked("a smaller knob"))
 
-    assert "left out, since it may not change here: helper.py" in said
-    assert git(folder, "show", "nightlab/main:helper.py") == "TWO = 2"
+    assert change.left_out == ("helper.py", "notes.txt")
+    assert change.files.keys() == {"train.py"}
 
 
 def test_a_link_is_never_followed(folder: Path, tmp_path: Path) -> None:
@@ -291,15 +295,33 @@ PATCH = """\
 """
 
 
-def test_a_patch_is_tried_with_or_without_gits_headers(nightlab: Nightlab, folder: Path) -> None:
-    (folder.parent / "one.patch").write_text(PATCH)
+def test_a_patch_is_read_with_or_without_gits_headers(folder: Path) -> None:
     edit(folder, "STEP = 2.0", "STEP = 9.0")  # the checkout has nothing to do with it
+    place, wanted = find(folder), {"train.py": SCRIPT.replace("KNOB = 5.0", "KNOB = 4.0")}
+
+    plain = read(place, Asked("a smaller knob", diff=PATCH))
+    gits = read(place, Asked("a smaller knob", diff="diff --git a/train.py b/train.py\n" + PATCH))
+
+    assert plain.files == gits.files == wanted
+
+
+def test_a_patch_may_add_and_delete_files(folder: Path) -> None:
+    added = "--- /dev/null\n+++ b/model/one.py\n@@ -0,0 +1 @@\n+ONE = 1\n"
+    deleted = "--- a/train.py\n+++ /dev/null\n@@ -1,7 +0,0 @@\n" + "".join(f"-{line}\n" for line in SCRIPT.splitlines())
+
+    change = read(find(folder), Asked("all new", diff=added + deleted))
+
+    assert change.files == {"model/one.py": "ONE = 1\n", "train.py": None}
+
+
+@pytest.mark.slow
+def test_a_patch_is_tried(nightlab: Nightlab, folder: Path) -> None:
+    (folder.parent / "one.patch").write_text(PATCH)
 
     found = tried(nightlab, "-m", "a smaller knob", "--patch", "../one.patch")
-    shown = nightlab("show", "1", "--json")
 
     assert found["decision"] == "kept"
-    assert "STEP" not in json.loads(shown.stdout)["diff"].replace(" STEP = 2.0", "")
+    assert "your checkout is as you left it" in found["next"]
 
 
 @pytest.mark.parametrize(
@@ -360,7 +382,8 @@ def test_while_a_lab_runs_a_try_is_refused_in_words(nightlab: Nightlab, folder: 
     assert process.returncode == 130
 
 
-@pytest.mark.parametrize("kind", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
 def test_a_try_that_is_killed_is_finished_by_the_next(nightlab: Nightlab, folder: Path, kind: signal.Signals) -> None:
     starts_slow(folder)
     edit(folder, "NAP = 0.0", "NAP = 1.0")

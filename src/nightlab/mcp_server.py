@@ -6,7 +6,6 @@ gets at the prompt, a broken study never takes the server with it, and the study
 
 from __future__ import annotations
 
-import signal
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -24,6 +23,7 @@ from nightlab.study import load_task
 from nightlab.task import PROGRAM_FILE
 
 _TICK = 0.5
+_PATIENCE = 5.0
 _OFTEN = 20
 """Ticks after which a client hears that a try still goes on: many give up on a tool that says nothing for a minute."""
 _INSTRUCTIONS = """\
@@ -115,9 +115,11 @@ class Desk:
                     tasks.start_soon(_drain, process.stderr, err)
                     if context is not None:
                         tasks.start_soon(self._report, process, context)
-            finally:  # a call that was cancelled ends what runs; the next try goes on with it
-                if process.returncode is None:
-                    process.send_signal(signal.SIGTERM)
+            except anyio.get_cancelled_exc_class():  # end what runs; the next try goes on with it
+                process.terminate()
+                with anyio.move_on_after(_PATIENCE, shield=True):
+                    await process.wait()
+                raise
             code = await process.wait()
         if code:
             words_of_it = b"".join(err).decode(errors="replace").strip().removeprefix("nightlab: ")

@@ -36,6 +36,7 @@ ROOF = [
     "study",
     "trial",
     "saying",
+    "mcp_server",
     "check",
     "bench",
     "judgebench",
