@@ -19,6 +19,7 @@ from conftest import git, make_repository
 
 from nightlab.errors import BadChange
 from nightlab.place import find
+from nightlab.study import load_task
 from nightlab.trial import Asked, begin, checked_name, opened, read
 
 Nightlab = Callable[..., subprocess.CompletedProcess[str]]
@@ -282,6 +283,32 @@ def test_a_folder_that_is_not_ours_is_refused(folder: Path, tmp_path: Path) -> N
         opened(full)
 
 
+def test_what_is_edited_while_it_is_judged_stays_as_it_is(folder: Path, tmp_path: Path) -> None:
+    elbow = begin(find(folder), tmp_path / "elbow")
+    task = load_task(elbow.place)
+    edit(elbow.path, "KNOB = 5.0", "KNOB = 4.0")
+    seen = elbow.read(task)
+    edit(elbow.path, "STEP = 2.0", "STEP = 1.0")
+
+    assert not elbow.settle(task, seen, elbow.number, elbow.commit)
+    assert "STEP = 1.0" in (elbow.path / "train.py").read_text()
+    assert elbow.settle(task, elbow.read(task), elbow.number, elbow.commit)
+    assert (elbow.path / "train.py").read_text() == SCRIPT
+
+
+def test_a_link_in_a_folder_is_replaced_and_never_written_through(folder: Path, tmp_path: Path) -> None:
+    elbow = begin(find(folder), tmp_path / "elbow")
+    task = load_task(elbow.place)
+    (tmp_path / "mine.py").write_text("mine")
+    (elbow.path / "train.py").unlink()
+    (elbow.path / "train.py").symlink_to(tmp_path / "mine.py")
+
+    assert elbow.read(task).left_out == ("train.py",)
+    assert elbow.settle(task, elbow.read(task), elbow.number, elbow.commit)
+    assert (elbow.path / "train.py").read_text() == SCRIPT
+    assert (tmp_path / "mine.py").read_text() == "mine"
+
+
 # ---- a patch ----
 
 PATCH = """\
@@ -380,6 +407,21 @@ def test_while_a_lab_runs_a_try_is_refused_in_words(nightlab: Nightlab, folder: 
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=20)
     assert process.returncode == 130
+
+
+@pytest.mark.slow
+def test_ctrl_c_lets_the_try_be_judged(folder: Path) -> None:
+    starts_slow(folder)
+    edit(folder, "NAP = 0.0", "NAP = 1.0")
+    edit(folder, "KNOB = 5.0", "KNOB = 6.0")
+    process = start(folder, "try", "-m", "a larger knob after a nap")
+    wait_for(is_running(folder, "1-1"))
+
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+
+    assert process.returncode == 0, err
+    assert "discarded: experiment 1" in out
 
 
 @pytest.mark.slow
