@@ -29,6 +29,7 @@ pruned      what was tried without which keeps, and what came of it
 transferred rung, ratio, low, high, and the runs behind them
 graded      grade
 note        text
+stopped     reason: why a search ended
 steered     text: what the human has said to whoever proposes
 """
 
@@ -262,6 +263,15 @@ class Ledger:
     def counts(self) -> dict[str, int]:
         """How many experiments stand at each status."""
         return dict(self._db.execute("SELECT status, count(*) FROM experiments GROUP BY status").fetchall())
+
+    def proposers(self) -> list[dict[str, Any]]:
+        """Who proposed: experiments, how many of them stand, what thinking cost; whoever began first in front."""
+        rows = self._db.execute(
+            "SELECT proposer, count(*), sum(status = 'kept'), sum(money), sum(tokens) FROM experiments WHERE id > 0 "
+            "GROUP BY proposer ORDER BY min(id)"
+        )
+        names = ("proposer", "experiments", "kept", "money", "tokens")
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
     def count(self, kind: str) -> int:
         """How many events of a kind there are."""
