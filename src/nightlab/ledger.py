@@ -411,6 +411,16 @@ class Ledger:
 
     # The control table: what people ask of a running lab
 
+    def asked(self, verb: str) -> list[tuple[str, float, float | None]]:
+        """Every wish of a kind, oldest first: its argument, when it was made, when a lab took it (None: not yet)."""
+        rows = "SELECT argument, at, taken FROM control WHERE verb = ? ORDER BY seq"
+        return self._db.execute(rows, (verb,)).fetchall()
+
+    def notes(self, experiment: int) -> list[str]:
+        """What was noted on an experiment, oldest first."""
+        rows = "SELECT json_extract(body, '$.text') FROM events WHERE kind = 'note' AND experiment = ? ORDER BY seq"
+        return [str(text) for (text,) in self._db.execute(rows, (experiment,))]
+
     def ask(self, verb: str, argument: str = "") -> None:
         """Leave a wish for the lab that runs this study."""
         with self._transaction():
