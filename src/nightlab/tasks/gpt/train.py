@@ -1,7 +1,7 @@
 """A small GPT over bytes, in plain torch: it reads the bytes so far and predicts the next one.
 
-    train.py [SIZE] [clock]   SIZE times the width, depth, context and batch; with "clock" for NIGHTLAB_BUDGET seconds,
-                              else once over the text that was given. Runs on a GPU where there is one.
+    train.py [SIZE] [clock] [compile]   SIZE times the depth, width, context and batch; with "clock" for NIGHTLAB_BUDGET
+                                        seconds, else once over the text that was given. On a GPU where there is one.
 
 The same seed, threads and torch give the same weights on a processor; on a GPU the order of its sums varies.
 """
@@ -26,7 +26,6 @@ LEARNING_RATE = 1e-3
 HEAD = 16  # width of one head of attention
 EXPANSION = 4  # of the feed-forward layer
 INIT_STD = 0.1
-COMPILE = False  # on a GPU: slow to begin, faster after
 
 SEED = int(os.environ.get("NIGHTLAB_SEED", "0"))
 GIVEN = Path(os.environ.get("NIGHTLAB_GIVEN", "."))
@@ -99,7 +98,7 @@ def windows(text, context, batch):
 def train(text, size, seconds):
     """Train once over the text, or for so many seconds."""
     model = GPT(size).to(DEVICE)
-    forward = torch.compile(model) if COMPILE and DEVICE == "cuda" else model
+    forward = torch.compile(model) if "compile" in sys.argv else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE / size)
     steps = len(text) // (model.context * BATCH * size)
     began, step, done = time.monotonic(), 0, 0.0
