@@ -6,8 +6,8 @@
                   secondary, examples; or say "invalid: why" and exit 1
 
 NIGHTLAB_DATA names the part to judge on, NIGHTLAB_CACHE a folder it may keep things in; of our environment it gets what
-[judge] env names. Not covered: the judge runs outside any jail; it is the author's own, and must itself take care how it
-opens what a stranger left.
+[judge] env names. Not covered: the judge runs outside any jail; it is the author's own, and must itself take care how
+it opens what a stranger left.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     train.py [SIZE] [clock] [compile]   SIZE times the depth, width, context and batch; with "clock" for NIGHTLAB_BUDGET
                                         seconds, else once over the text that was given. On a GPU where there is one.
 
-The same seed, threads and torch give the same weights on a processor; on a GPU the order of its sums varies.
+The same seed and torch give the same weights on the same processor; on a GPU the order of its sums varies.
 """
 
 import math
@@ -31,6 +31,7 @@ SEED = int(os.environ.get("NIGHTLAB_SEED", "0"))
 GIVEN = Path(os.environ.get("NIGHTLAB_GIVEN", "."))
 OUT = Path(os.environ.get("NIGHTLAB_OUT", "."))
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+torch.set_num_threads(1)  # at this size two threads use half as many CPU seconds again, and end no sooner
 
 
 class Attention(nn.Module):
@@ -129,7 +130,7 @@ def load():
 
 @torch.inference_mode()
 def predict(model, contexts):
-    """Log-probabilities [n, 256] of the byte after each of the contexts [n, bytes], a NumPy array, in full precision."""
+    """Log-probabilities [n, 256] of the byte after each of the contexts [n, bytes], in full precision."""
     x = torch.from_numpy(contexts[:, -model.context :].astype(np.int64)).to(DEVICE)
     logits = torch.cat([model(part)[:, -1] for part in x.split(256)])
     return F.log_softmax(logits.float(), dim=-1).cpu().numpy()

@@ -8,11 +8,13 @@
     --context N                  how many bytes are shown before each one to predict
     --give N                     give this many bytes, or all there are, whatever NIGHTLAB_BUDGET says
 
-Unless text.toml beside this file names another, the text is the source of Python's standard library: always there, and written by many hands. The held-out sides are
+The text is the source of Python's standard library: always there, and written by many hands. The held-out sides are
 whole packages that a training script has no need of; [judge] hide in nightlab.toml keeps them from every run. The other
 libraries stay in sight, and some know Python's source by heart; so all bytes are renamed, by a permutation that is drawn
 once for a study and told to nobody. To a model that learns from what it is given, one name is as good as another.
-Not covered: a run that breaks this cipher first, and near copies of a text on two sides of it. NIGHTLAB_CACHE keeps the sides and the secret between calls.
+Not covered: a run that breaks this cipher first. A file text.toml beside this one may name other packages, or a text of
+your own, of which every tenth document is dealt to each side; near copies then land where they will. NIGHTLAB_CACHE
+keeps the sides and the secret between calls.
 """
 
 import argparse
