@@ -82,14 +82,18 @@ class Judge:
         return found
 
     def _said(self, verb: str, folder: Path, part: Part, seed: int, budget: float | None = None) -> str:
-        environment = {name: os.environ[name] for name in self.env if name in os.environ} | {
-            "PATH": os.environ.get("PATH", os.defpath),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "LANG": "C.UTF-8",
-            "NIGHTLAB_SEED": str(seed),
-            "NIGHTLAB_DATA": self.parts[part],
-            "NIGHTLAB_CACHE": str(self.cache),
-        } | ({} if budget is None else {"NIGHTLAB_BUDGET": f"{budget:.17g}"})
+        environment = (
+            {name: os.environ[name] for name in self.env if name in os.environ}
+            | {
+                "PATH": os.environ.get("PATH", os.defpath),
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "LANG": "C.UTF-8",
+                "NIGHTLAB_SEED": str(seed),
+                "NIGHTLAB_DATA": self.parts[part],
+                "NIGHTLAB_CACHE": str(self.cache),
+            }
+            | ({} if budget is None else {"NIGHTLAB_BUDGET": f"{budget:.17g}"})
+        )
         command = [*self.command, verb, str(folder)]
         kind = Unscored if verb == "score" else BadTask
         code, out, err = _heard(command, self.home, environment, self.timeout, kind)

@@ -123,17 +123,17 @@ def text(name: str) -> Path:
     cache = Path(os.environ["NIGHTLAB_CACHE"])
     path = cache / f"{name}.bin"
     if not path.exists():
-        with tempfile.NamedTemporaryFile(dir=cache, delete=False) as half_done:
-            for number, piece in enumerate(pieces(name)):
-                half_done.write(b"\n" * (number > 0) + piece)
-                if name != "train" and half_done.tell() > MOST:
-                    break
-            size = half_done.tell()
-        if size < ENOUGH:
-            os.unlink(half_done.name)
-            where = settings().get("source") or f"{sysconfig.get_path('stdlib')} (use a full Python)"
-            sys.exit(f"{size:,} bytes of {name} text were found where {ENOUGH:,} are needed, in {where}")
-        os.replace(half_done.name, path)
+        with tempfile.TemporaryDirectory(dir=cache) as half_done:
+            with Path(half_done, name).open("wb") as file:
+                for number, piece in enumerate(pieces(name)):
+                    file.write(b"\n" * (number > 0) + piece)
+                    if name != "train" and file.tell() > MOST:
+                        break
+                size = file.tell()
+            if size < ENOUGH:
+                where = settings().get("source") or f"{sysconfig.get_path('stdlib')} (use a full Python)"
+                sys.exit(f"{size:,} bytes of {name} text were found where {ENOUGH:,} are needed, in {where}")
+            os.replace(file.name, path)
     return path
 
 
