@@ -41,8 +41,7 @@ def gpt(tmp_path: Path) -> GPT:
 
 @pytest.fixture
 def torch() -> None:
-    found = importlib.util.find_spec("torch") is not None
-    need(found, "torch is not installed (pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu)")
+    need(importlib.util.find_spec("torch") is not None, "torch is not installed (pip install torch==2.13.0)")
 
 
 class GPT:
@@ -262,11 +261,13 @@ def test_torch_needs_nothing_that_is_held_out() -> None:
 
 SPY = """
 import glob, os, sysconfig
-leaked = sum(len(open(path, 'rb').read()) for name in NAMES for path in
-             glob.glob(sysconfig.get_path('stdlib') + f'/**/{name}*', recursive=True) if os.path.isfile(path))
-seen = [path for path in ('judge.py', 'text.toml', *PLACES) if os.path.exists(path) and
-        (os.path.isfile(path) and open(path, 'rb').read() or os.path.isdir(path) and os.listdir(path))]
-print(f'leaked: {leaked + len(seen)}')
+library, places = sysconfig.get_path('stdlib'), ['judge.py', 'text.toml', *PLACES]
+for name in NAMES:
+    for pattern in (f'{name}.py', f'__pycache__/{name}.*', f'{name}/*'):
+        places += glob.glob(f'{library}/{pattern}')
+full = [path for path in places if os.path.isfile(path) and open(path, 'rb').read()]
+full += [path for path in places if os.path.isdir(path) and os.listdir(path)]
+print('\\n'.join(full), f'looked at: {len(places)}', f'leaked: {len(full)}', sep='\\n')
 """
 
 
@@ -281,15 +282,16 @@ def test_a_run_can_read_nothing_of_the_text_it_is_asked_about(tmp_path: Path) ->
     git(folder, "add", "-A")
     git(folder, "commit", "-q", "-m", "the task")
     text: dict[str, Any] = tomllib.loads((tasks.folder("gpt") / "text.toml").read_text())
-    names = [name if name in ("xmlrpc", "wsgiref") else f"{name}." for name in text["validation"] + text["sealed"]]
     places = [str(folder / ".nightlab" / name) for name in ("judge", "cache")]
-    spy = SPY.replace("NAMES", repr(names)).replace("PLACES", repr(places))
+    spy = SPY.replace("NAMES", repr(text["validation"] + text["sealed"])).replace("PLACES", repr(places))
     start = (folder / "train.py").read_text()
 
-    with held(place := find(folder)), closing(Study(place, jail="bubblewrap")) as study:
+    with held(place := find(folder)), closing(Study(place, policy="greedy", jail="bubblewrap")) as study:
         study.loop([Scripted([Proposal("look around", {"train.py": start + spy})])]).run()
         _, looked = study.ledger.experiments()
-        said = [event.body for event in study.ledger.read() if "leaked" in json.dumps(event.body)]
+        runs = [event.body.get("facts", {}).get("said", {}) for event in study.ledger.read()]
 
     assert looked.status in (Status.KEPT, Status.DISCARDED), looked.reason
-    assert '"leaked": 0' in json.dumps(said).replace("0.0", "0")
+    (said,) = (one for one in runs if "leaked" in one)
+    assert said["looked at"] > len(text["validation"] + text["sealed"])
+    assert said["leaked"] == 0

@@ -20,6 +20,7 @@ import pytest
 from conftest import git, make_repository, need, need_level
 
 from nightlab import tasks
+from nightlab.judge import Judge
 from nightlab.place import find, held
 from nightlab.proposer import Scripted
 from nightlab.study import Study
@@ -201,7 +202,8 @@ def test_a_prompt_that_cannot_be_asked_is_refused_before_anything_is_asked(lab: 
 
 def test_an_example_may_bring_a_rule_of_its_own(lab: Lab) -> None:
     spec = importlib.util.spec_from_file_location("prompt_judge", lab.home / "judge.py")
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     judge = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(judge)
 
@@ -212,6 +214,28 @@ def test_an_example_may_bring_a_rule_of_its_own(lab: Lab) -> None:
     assert not judge.is_right({"pattern": r"\d+ kg"}, "about 12 kg")
     with pytest.raises(SystemExit, match="line 3"):
         judge.example('{"input": "x"}', "line 3")
+
+
+def test_a_judge_gets_the_variables_that_its_task_names_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "judge.py").write_text(
+        "import os, pathlib, sys\npathlib.Path(sys.argv[2], 'seen').write_text(repr(os.environ))"
+    )
+    monkeypatch.setenv("A_KEY", SECRET)
+    monkeypatch.setenv("ANOTHER_KEY", SECRET[::-1])
+    monkeypatch.setenv("NIGHTLAB_SEED", "not this one")
+    names = ("A_KEY", "NOT_SET", "NIGHTLAB_SEED")
+    judge = Judge((sys.executable, "judge.py"), tmp_path, tmp_path, {"data": "d"}, env=names)
+
+    judge.give(tmp_path, seed=5, budget=None)
+
+    seen = (tmp_path / "seen").read_text()
+    assert f"'A_KEY': '{SECRET}'" in seen
+    assert "'NIGHTLAB_SEED': '5'" in seen
+    assert "NOT_SET" not in seen
+    assert "ANOTHER_KEY" not in seen
+    assert SECRET not in repr(judge)
 
 
 def test_a_study_keeps_the_better_prompt_and_discards_the_worse(
