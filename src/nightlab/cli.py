@@ -474,7 +474,7 @@ def resume(study: StudyName = "main", as_json: Json = False) -> None:
 @app.command()
 def init(
     template: Annotated[
-        str | None, typer.Argument(help="tinylm, compress or speed; without it, a task for this folder.")
+        str | None, typer.Argument(help="tinylm, gpt, prompt, compress or speed; without it, a task for this folder.")
     ] = None,
     run: Annotated[str | None, typer.Option(help='What is run, e.g. "python train.py".')] = None,
     metric: Annotated[str | None, typer.Option(help="The name that the script prints before its number.")] = None,
