@@ -31,7 +31,7 @@ check: .set-up-dev
 # The lock holds versions and no addresses, so that it serves pip and uv on any index.
 lock: .set-up-dev
 	$(BIN)/python -m pip install -q uv
-	$(BIN)/uv pip compile pyproject.toml --extra plots --extra agents --extra dev --universal --no-emit-index-url \
+	$(BIN)/uv pip compile pyproject.toml --extra plots --extra agents --extra mcp --extra dev --universal --no-emit-index-url \
 	  --no-header --no-annotate -q -o requirements.lock
 
 clean:

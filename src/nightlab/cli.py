@@ -43,7 +43,7 @@ Workers = Annotated[int, typer.Option(min=1, help="How many runs at a time.")]
 Unsafe = Annotated[bool, typer.Option("--unsafe", help="Where no jail works, run without one; or in a weaker one.")]
 AGENT_HELP = (
     "Who proposes; may be given again. tuner (no model); claude, codex, opencode, pi, gemini, qwen, aider, acp, each "
-    "with [:MODEL]; openai:MODEL, anthropic:MODEL; a template file; unchanged (A/A); module:attribute. tuner unless said."
+    "with [:MODEL]; openai:MODEL, anthropic:MODEL; a template file; unchanged (A/A); module:attribute. Default: tuner."
 )
 Id = Annotated[int, typer.Argument(metavar="ID", help="The experiment's number.")]
 

@@ -133,7 +133,13 @@ def laid(study: Study, folder: Path, context: Context) -> Checkout:
     repository = study.place.repository
     commit = study.ledger.experiment(context.incumbent).commit
     tree = repository.tree(str(commit))
-    before = {path: text for path in tree.entries if study.task.is_editable(path) and (text := repository.text(tree, path)) is not None}
+    before = {
+        path: text
+        for path in tree.entries
+        if study.task.is_editable(path) and (text := repository.text(tree, path)) is not None
+    }
     texts = changes(before, dict(context.files))
     hidden = [path for path in tree.entries if study.task.is_hidden(path)]
-    return Checkout(folder, repository).lay(tree.changed(texts), without=hidden, texts=texts)
+    checkout = Checkout(folder, repository)
+    checkout.lay(tree.changed(texts), without=hidden, texts=texts)
+    return checkout
