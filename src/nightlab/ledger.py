@@ -29,6 +29,7 @@ pruned      what was tried without which keeps, and what came of it
 transferred rung, ratio, low, high, and the runs behind them
 graded      grade
 note        text
+stopped     reason: why a search ended
 steered     text: what the human has said to whoever proposes
 """
 
@@ -263,6 +264,15 @@ class Ledger:
         """How many experiments stand at each status."""
         return dict(self._db.execute("SELECT status, count(*) FROM experiments GROUP BY status").fetchall())
 
+    def proposers(self) -> list[dict[str, Any]]:
+        """Who proposed: experiments, how many of them stand, what thinking cost; whoever began first in front."""
+        rows = self._db.execute(
+            "SELECT proposer, count(*), sum(status = 'kept'), sum(money), sum(tokens) FROM experiments WHERE id > 0 "
+            "GROUP BY proposer ORDER BY min(id)"
+        )
+        names = ("proposer", "experiments", "kept", "money", "tokens")
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
     def count(self, kind: str) -> int:
         """How many events of a kind there are."""
         return int(self._db.execute("SELECT count(*) FROM events WHERE kind = ?", (kind,)).fetchone()[0])
@@ -401,12 +411,27 @@ class Ledger:
 
     # The control table: what people ask of a running lab
 
+    def asked(self, verb: str) -> list[tuple[str, float, float | None]]:
+        """Every wish of a kind, oldest first: its argument, when it was made, when a lab took it (None: not yet)."""
+        rows = "SELECT argument, at, taken FROM control WHERE verb = ? ORDER BY seq"
+        return self._db.execute(rows, (verb,)).fetchall()
+
+    def notes(self, experiment: int) -> list[str]:
+        """What was noted on an experiment, oldest first."""
+        rows = "SELECT json_extract(body, '$.text') FROM events WHERE kind = 'note' AND experiment = ? ORDER BY seq"
+        return [str(text) for (text,) in self._db.execute(rows, (experiment,))]
+
     def ask(self, verb: str, argument: str = "") -> None:
         """Leave a wish for the lab that runs this study."""
         with self._transaction():
             self._db.execute(
                 "INSERT INTO control (verb, argument, at) VALUES (?, ?, ?)", (verb, argument, self._clock())
             )
+
+    def unheard(self, verb: str) -> list[str]:
+        """The arguments of the wishes of one verb that nobody has taken yet."""
+        rows = self._db.execute("SELECT argument FROM control WHERE taken IS NULL AND verb = ? ORDER BY seq", (verb,))
+        return [argument for (argument,) in rows]
 
     def wishes(self, *verbs: str) -> list[tuple[str, str]]:
         """Take the wishes that nobody has taken yet, oldest first: all, or those of some verbs.

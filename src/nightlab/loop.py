@@ -186,6 +186,7 @@ class Loop:
             self.reason = self.reason or self._why_stop()
             self.step()
         self.spent += self.search.leave(wait=self.reason == CHECKPOINT)
+        self._write(Event("stopped", str(self.ledger.count("stopped")), {"reason": self.reason}))
         self._flush()
         return self.reason
 
@@ -687,18 +688,14 @@ class Loop:
 
     def _take_out_kept(self, number: int, reason: str) -> None:
         """Undo a kept change, with what stands on it where it cannot be undone by itself."""
-        keeps, texts = self.lineage.keeps(), self._best.texts
-        groups = [[one] for one in keeps if one.id == number]
-        groups += [unit for unit in self.lineage.units(keeps, texts) if any(one.id == number for one in unit)]
-        for group in groups:
-            if (left := self.lineage.without(group, texts)) is not None:
-                words: dict[str, Any] = {"reason": reason, "pool": [], "value": None, "grade": None}
-                gone = [one.id for one in group]
-                self._remember(self.lineage.take_out(gone, left, Status.REVERTED, words, self._take_number()))
-                self._best = self.lineage.standing(self._next - 1)
-                return
-        text = f"experiment {number} is {reason}, but nothing kept can be taken out for it"
-        self._write(Event("note", f"veto:{number}", {"text": text}, number))
+        found = self.lineage.unit_of(number, self._best.texts)
+        if found is None:
+            text = f"experiment {number} is {reason}, but nothing kept can be taken out for it"
+            self._write(Event("note", f"veto:{number}", {"text": text}, number))
+            return
+        words: dict[str, Any] = {"reason": reason, "pool": [], "value": None, "grade": None}
+        self._remember(self.lineage.take_out(*found, Status.REVERTED, words, self._take_number()))
+        self._best = self.lineage.standing(self._next - 1)
 
     def _retry(self, number: int) -> None:
         """Propose an experiment's patch again, on what is the incumbent now."""

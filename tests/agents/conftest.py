@@ -113,7 +113,9 @@ def room(tmp_path: Path) -> Iterator[Room]:
     """Makes a workroom at a level of the jail; what it started is ended with the test."""
     made: list[LocalExecutor] = []
 
-    def make(level: str | None = None, *, environ: Mapping[str, str], seconds: float = 60.0, relay: Relay | None = None) -> Workroom:
+    def make(
+        level: str | None = None, *, environ: Mapping[str, str], seconds: float = 60.0, relay: Relay | None = None
+    ) -> Workroom:
         executor = LocalExecutor(level=level, linger=0.1)
         made.append(executor)
         whole = {"PATH": os.environ["PATH"], **environ}

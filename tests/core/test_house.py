@@ -30,7 +30,22 @@ FLOORS = [
 ]
 """The core. A module imports from lower floors, and on its own floor only from the ones named before it."""
 EDGES = ["tuner", "agents", "tasks", "dashboard", "testing", "exports", "setup", "doctor", "report"]
-ROOF = ["place", "sealed", "study", "check", "bench", "judgebench", "cheatbench", "replay", "cli", "__main__"]
+ROOF = [
+    "place",
+    "sealed",
+    "study",
+    "crew",
+    "trial",
+    "saying",
+    "mcp_server",
+    "check",
+    "bench",
+    "judgebench",
+    "cheatbench",
+    "replay",
+    "cli",
+    "__main__",
+]
 """What puts the parts together."""
 
 

@@ -91,6 +91,10 @@ class CommandLineAgent:
     def learn(self, experiment: Experiment) -> None:
         """Nothing to remember: each call is told the history anew."""
 
+    def close(self) -> None:
+        """End every call under way."""
+        self._room.executor.close()
+
     def _session(self, context: Context) -> tuple[str, Path | None]:
         """What the agent called its session when it made what is to be mended, and where its home still is."""
         facts: Mapping[str, Any] = context.mends.facts if context.mends else {}
