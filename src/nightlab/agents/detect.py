@@ -1,4 +1,4 @@
-"""Detection: which agents are installed here, whether they start, and whether their models answer."""
+"""Detection: which coding agents are installed here, and whether they start."""
 
 from __future__ import annotations
 
@@ -9,18 +9,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from email.message import Message
 from functools import partial
 from pathlib import Path
-from typing import IO
-from urllib.parse import urlsplit
 
-from nightlab.agents.relay import Upstream
 from nightlab.agents.template import Template, load, names
 
 
@@ -85,49 +79,3 @@ def _version(argv: list[str], environ: Mapping[str, str], seconds: float) -> tup
             said = output.read(4096).decode("utf-8", "replace")
     last = said.strip().splitlines()[-1][:200] if said.strip() else "nothing"
     return said, "" if code == 0 else f"does not start: exit code {code}, it said {last!r}; try: {' '.join(argv)}"
-
-
-# ---- the model behind it ----
-
-_LISTS = {"messages": "/v1/models", "chat": "/models", "responses": "/models", "gemini": "/v1beta/models"}
-
-
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Follows no redirection: the key is for one address."""
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
-    ) -> None:
-        """Nowhere."""
-
-
-def preflight(upstream: Upstream, *, seconds: float = 10.0) -> str | None:
-    """What keeps a model's endpoint from being used, in words; None where it answers. It asks for no tokens.
-
-    Not covered: a model that the endpoint does not have, and an account without money.
-    """
-    where = urlsplit(upstream.url)
-    if where.scheme not in ("http", "https") or not where.hostname:
-        return f"{upstream.url!r} is no address; write http://HOST:PORT or https://HOST"
-    request = urllib.request.Request(upstream.url.rstrip("/") + _LISTS[upstream.wire], headers=_headers(upstream))
-    try:
-        with urllib.request.build_opener(_Stay).open(request, timeout=seconds):
-            return None
-    except urllib.error.HTTPError as error:
-        with error:
-            if error.code in (401, 403):
-                return f"{upstream.url} refuses the key ({error.code}); check the variable that holds it"
-            return f"{upstream.url} answers {error.code} {error.reason}; try again later" if error.code >= 500 else None
-    except OSError as error:
-        reason = getattr(error, "reason", error)
-        return f"{upstream.url} cannot be reached: {reason}; check the address and the network"
-
-
-def _headers(upstream: Upstream) -> dict[str, str]:
-    if not upstream.key:
-        return {}
-    if upstream.wire == "messages":
-        return {"x-api-key": upstream.key, "anthropic-version": "2023-06-01"}
-    if upstream.wire == "gemini":
-        return {"x-goog-api-key": upstream.key}
-    return {"authorization": f"Bearer {upstream.key}"}
