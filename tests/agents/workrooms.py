@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -106,3 +107,8 @@ def told(_: Context) -> str:
 
 def asked(spec: str, workroom: Workroom) -> CommandLineAgent:
     return agent(spec, workroom, told)
+
+
+def git(folder: Path, *words: str) -> None:
+    who = ["-c", "user.name=A User", "-c", "user.email=user@example.org"]
+    subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True)
