@@ -18,6 +18,7 @@ import typer
 from nightlab.errors import BadChange, BadPlugin, BadTask, NightlabError, StudyStuck
 
 if TYPE_CHECKING:
+    from nightlab.crew import Crew
     from nightlab.loop import Loop, Stop
     from nightlab.place import Place
     from nightlab.study import Study, Watch
@@ -40,6 +41,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 StudyName = Annotated[str, typer.Option("--study", help="The study's name.")]
 Workers = Annotated[int, typer.Option(min=1, help="How many runs at a time.")]
 Unsafe = Annotated[bool, typer.Option("--unsafe", help="Where no jail works, run without one; or in a weaker one.")]
+AGENT_HELP = (
+    "Who proposes; may be given again. tuner (no model); claude, codex, opencode, pi, gemini, qwen, aider, acp, each "
+    "with [:MODEL]; openai:MODEL, anthropic:MODEL; a template file; unchanged (A/A); module:attribute. Default: tuner."
+)
 Id = Annotated[int, typer.Argument(metavar="ID", help="The experiment's number.")]
 
 
@@ -109,8 +114,8 @@ def demo(
     say = (lambda _: None) if as_json else print
     say(f"The {template} template is in {Path.cwd()}. The tuner searches for {for_}; no language model is used.")
     stop = Stop(experiments=experiments, seconds=seconds(for_))
-    with _opened("main", seed=seed, workers=workers, unsafe=unsafe) as study:
-        _search(study, "tuner", stop, is_quiet=as_json)
+    with _opened("main", seed=seed, workers=workers, unsafe=unsafe) as study, _crew(["tuner"]) as crew:
+        _search(study, crew, stop, is_quiet=as_json)
     if as_json:
         _print_json(_status("main"))
         return
@@ -128,11 +133,16 @@ def demo(
 
 @app.command()
 def run(
-    agent: Annotated[str, typer.Option(help="Who proposes: tuner, unchanged (A/A), or module:attribute.")] = "tuner",
+    agent: Annotated[list[str] | None, typer.Option(help=AGENT_HELP)] = None,
     workers: Workers = 1,
     experiments: Annotated[int | None, typer.Option(min=0, help="Stop after so many new experiments.")] = None,
     for_: Annotated[str | None, typer.Option("--for", help="Stop after this time, e.g. 8h, 30m, 90s.")] = None,
     target: Annotated[float | None, typer.Option(help="Stop when the metric reaches this.")] = None,
+    max_cost: Annotated[float | None, typer.Option(min=0, help="Stop before agents have cost more US dollars.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Stop before agents have used more tokens.")] = None,
+    plateau: Annotated[int | None, typer.Option(min=1, help="Stop after so many experiments without a gain.")] = None,
+    drafts: Annotated[int, typer.Option(min=1, help="How many ideas one agent may think about at a time.")] = 2,
+    agent_time: Annotated[str, typer.Option(help="How long an agent may take for one idea.")] = "15m",
     seed: Annotated[int | None, typer.Option(help="Where all chance comes from (0 unless said at the start).")] = None,
     policy: Annotated[str | None, typer.Option(help="How to decide: race, lean, greedy.")] = None,
     audit: Annotated[
@@ -145,11 +155,15 @@ def run(
     """Start a study, or go on with it."""
     from nightlab.loop import Stop
 
-    stop = Stop(experiments, seconds(for_) if for_ else None, target)
-    with _opened(study, seed=seed, policy=policy, workers=workers, unsafe=unsafe) as opened:
+    stop = Stop(experiments, seconds(for_) if for_ else None, target, None, max_cost, max_tokens, plateau)
+    limits = {"money": max_cost, "tokens": max_tokens, "drafts": drafts, "seconds": seconds(agent_time)}
+    with (
+        _crew(agent or ["tuner"], say=_speaker(as_json), **limits) as crew,
+        _opened(study, seed=seed, policy=policy, workers=workers, unsafe=unsafe) as opened,
+    ):
         if not as_json:
             _say_what_is_left_out(opened)
-        reason = _search(opened, agent, stop, is_quiet=as_json, looks_back=audit)
+        reason = _search(opened, crew, stop, is_quiet=as_json, looks_back=audit)
     if as_json:
         _print_json(_status(study) | {"stopped": reason})
     else:
@@ -460,7 +474,7 @@ def resume(study: StudyName = "main", as_json: Json = False) -> None:
 @app.command()
 def init(
     template: Annotated[
-        str | None, typer.Argument(help="tinylm, compress or speed; without it, a task for this folder.")
+        str | None, typer.Argument(help="tinylm, gpt, prompt, compress or speed; without it, a task for this folder.")
     ] = None,
     run: Annotated[str | None, typer.Option(help='What is run, e.g. "python train.py".')] = None,
     metric: Annotated[str | None, typer.Option(help="The name that the script prints before its number.")] = None,
@@ -872,17 +886,23 @@ def _opened(
             study.close()
 
 
-def _search(study: Study, agent: str, stop: Stop, *, is_quiet: bool = False, looks_back: bool = True) -> str:
-    """Run the night with the view beside it and Ctrl-C in hand; returns why it stopped."""
-    from nightlab import plugins
+@contextmanager
+def _crew(names: list[str], **settings: Any) -> Iterator[Crew]:
+    from nightlab.crew import Crew
 
+    with closing(Crew(names, **settings)) as crew:
+        yield crew
+
+
+def _search(study: Study, crew: Crew, stop: Stop, *, is_quiet: bool = False, looks_back: bool = True) -> str:
+    """Run the night with the view beside it and Ctrl-C in hand; returns why it stopped."""
     say = _speaker(is_quiet)
     say(f"study {study.place.name}: branch {study.place.branch}, jail: {_jail_words(study)}")
 
     watch = _watch(study, stop, is_quiet=is_quiet)
     if looks_back:
-        return study.night(lambda: plugins.proposers(agent), stop, watch, say)
-    loop = study.loop(plugins.proposers(agent))
+        return study.night(lambda: crew.gather(study), stop, watch, say)
+    loop = study.loop(crew.gather(study))
     with watch(loop):
         reason = loop.run(stop)
     say(f"stopped: {reason}")

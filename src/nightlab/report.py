@@ -39,7 +39,11 @@ def report(ledger: Ledger, *, name: str, is_running: bool) -> dict[str, Any]:
         "pruned": dict(event.body) if (event := ledger.last("pruned")) else None,
         "proposers": ledger.proposers(),
         "failed": _failed(ledger),
-        "mended": [row(one) | {"mends": one.facts["mends"]} for one in ledger.experiments() if "mends" in one.facts and one.value is not None],
+        "mended": [
+            row(one) | {"mends": one.facts["mends"]}
+            for one in ledger.experiments()
+            if "mends" in one.facts and one.value is not None
+        ],
         "stopped": last.body["reason"] if (last := ledger.last("stopped")) else None,
         "utilisation": utilisation(ledger),
         "exposure": facts["exposure"],

@@ -253,6 +253,7 @@ class Study:
             home=home,
             cache=cache,
             parts={part: str(located(name, self.place.root) or name) for part, name in sides.items()},
+            env=judge.env,
         )
         known: dict[str, Any] = {
             "judge": asked,

@@ -34,6 +34,7 @@ ROOF = [
     "place",
     "sealed",
     "study",
+    "crew",
     "trial",
     "saying",
     "mcp_server",

@@ -1,4 +1,4 @@
-"""The four arms: what they propose parses, is new, and depends on nothing but the seed and what was learned."""
+"""The arms: what they propose parses, is new, and depends on nothing but the seed and what was learned."""
 
 from __future__ import annotations
 
@@ -61,8 +61,9 @@ def studied(text: str, seeds: list[int]) -> Iterator[Experiment]:
     yield from told
 
 
-def test_the_arms_are_four_proposers_with_names() -> None:
-    assert [arm.name for arm in arms()] == ["tuner.constants", "tuner.catalogue", "tuner.delete", "tuner.pairs"]
+def test_the_arms_are_five_proposers_with_names() -> None:
+    names = ["constants", "catalogue", "delete", "pairs", "asked"]
+    assert [arm.name for arm in arms()] == [f"tuner.{name}" for name in names]
     assert all(isinstance(arm, Proposer) for arm in arms())
 
 
@@ -110,9 +111,9 @@ def test_no_tree_is_proposed_that_was_tried(text: str) -> None:
 
 
 def test_an_arm_with_nothing_left_says_so() -> None:
-    assert [arm.propose(context(MLP, was_tried=lambda _: True)) for arm in arms()] == [None] * 4
-    assert [arm.propose(context("x = = 1\n")) for arm in arms()] == [None] * 4
-    assert [arm.propose(Context({"prompt.txt": "LR = 0.1"}, "m", "lower", 0, 1)) for arm in arms()] == [None] * 4
+    assert [arm.propose(context(MLP, was_tried=lambda _: True)) for arm in arms()] == [None] * 5
+    assert [arm.propose(context("x = = 1\n")) for arm in arms()] == [None] * 5
+    assert [arm.propose(Context({"prompt.txt": "LR = 0.1"}, "m", "lower", 0, 1)) for arm in arms()] == [None] * 5
 
 
 def test_comments_and_the_lines_around_a_change_stay() -> None:

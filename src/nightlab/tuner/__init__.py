@@ -6,10 +6,11 @@ from nightlab.proposer import Proposer
 
 
 def arms() -> tuple[Proposer, ...]:
-    """The four ways it has ideas. Its parser and sampler are loaded here, or later, never on import."""
+    """The five ways it has ideas. Its parser and sampler are loaded here, or later, never on import."""
+    from nightlab.tuner.asked import Asked
     from nightlab.tuner.catalogue import catalogue
     from nightlab.tuner.constants import Constants
     from nightlab.tuner.delete import delete
     from nightlab.tuner.pairs import Pairs
 
-    return (Constants(), catalogue(), delete(), Pairs())
+    return (Constants(), catalogue(), delete(), Pairs(), Asked())

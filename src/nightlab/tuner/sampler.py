@@ -12,6 +12,9 @@ from nightlab.proposer import Context
 from nightlab.tuner.space import Knob, Number
 from nightlab.values import Experiment
 
+BY_CHANCE = 10
+"""Optuna's own choice."""
+
 
 class _Range(FloatDistribution):
     """Never changed once made, so never copied: copies were three quarters of the time an idea took."""
@@ -24,11 +27,11 @@ Ranges = dict[str, BaseDistribution]
 
 
 def places(
-    context: Context, knobs: Sequence[Knob], told: Sequence[Experiment], seed: int
+    context: Context, knobs: Sequence[Knob], told: Sequence[Experiment], seed: int, *, by_chance: int = BY_CHANCE
 ) -> Iterator[dict[str, float]]:
-    """Key -> place of every knob, as often as asked."""
+    """Key -> place of every knob, as often as asked; drawn evenly until so many values are known."""
     ranges = ranges_of(knobs)
-    study = study_of(context, knobs, told, seed)
+    study = study_of(context, knobs, told, seed, by_chance=by_chance)
     while True:
         yield study.ask(ranges).params
 
@@ -38,10 +41,12 @@ def ranges_of(knobs: Sequence[Knob]) -> Ranges:
     return {k.key: _Range(k.low, k.high) for k in knobs}
 
 
-def study_of(context: Context, knobs: Sequence[Knob], told: Sequence[Experiment], seed: int) -> optuna.Study:
+def study_of(
+    context: Context, knobs: Sequence[Knob], told: Sequence[Experiment], seed: int, *, by_chance: int = BY_CHANCE
+) -> optuna.Study:
     """The present values first, then what was learned; failures as failures."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sampler = optuna.samplers.TPESampler(seed=seed)
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=by_chance)
     study = optuna.create_study(sampler=sampler, direction="minimize" if context.direction == "lower" else "maximize")
     present, ranges = {k.key: k.value for k in knobs}, ranges_of(knobs)
     if context.value is not None:

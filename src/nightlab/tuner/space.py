@@ -73,7 +73,7 @@ class Knob:
         if self.kind == "zero":
             return 0.0 if place <= _LEAST_ZERO else rounded(2.0**place)
         if self.kind == "linear":
-            return round(place, 3)
+            return round(place, max(3, 2 - math.floor(math.log10(self.high - self.low))))  # three digits of the range
         if self.kind == "complement":
             return float(f"{1 - rounded(2.0**-place):.10g}")
         size = math.copysign(2.0**place, self.value)
