@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nightlab.errors import BadChange, BadPlugin, BadTask, NightlabError, StudyBusy, StudyStuck
+from nightlab.errors import BadChange, BadPlugin, BadTask, NightlabError, StudyStuck
 
 if TYPE_CHECKING:
     from nightlab.crew import Crew
@@ -814,12 +814,14 @@ def _visited(asked: Asked, name: str, *, workers: int, unsafe: bool, is_quiet: b
     from nightlab import trial
     from nightlab.loop import Stop
 
-    change = trial.read(_place(name), asked)
-    try:
-        with _opened(name, workers=workers, unsafe=unsafe) as study:
-            return trial.visit(study, asked, change, _watch(study, Stop(), is_quiet=is_quiet))
-    except StudyBusy as error:
-        raise StudyBusy(f"{error}; or tell the lab that runs what to try: nightlab steer TEXT") from error
+    place = _place(name)
+    change = trial.read(place, asked)
+    if (holder := place.holder()) is not None:
+        if not is_quiet:
+            print(f"handed to the lab that runs ({holder}); waiting for its decision")
+        return trial.hand_in(place, asked, change)
+    with _opened(name, workers=workers, unsafe=unsafe) as study:
+        return trial.visit(study, asked, change, _watch(study, Stop(), is_quiet=is_quiet))
 
 
 def _folder(in_: Path | None, patch: Path | None) -> Folder | None:
