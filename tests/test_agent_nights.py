@@ -20,6 +20,7 @@ from nightlab.testing.modelserver import Asked, ModelServer, Refusal, Reply
 
 SCRIPT = "import os\nKNOB = 5.0\nprint('score:', KNOB)\n"
 TASK = '[task]\nrun = "python train.py"\neditable = ["train.py"]\n[metric]\nname = "score"\ndirection = "lower"\n'
+ONE = ("--drafts", "1", "--no-audit")
 Nightlab = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -69,7 +70,7 @@ def test_a_model_improves_a_script_and_what_it_cost_is_told_to_the_token(
     prices(study, output=100.0)
     with ModelServer(lower) as server:
         at(server)
-        done = nightlab("run", "--agent", "openai:scripted", "--experiments", "3", "--no-audit", "--json", at=study)
+        done = nightlab("run", "--agent", "openai:scripted", *ONE, "--experiments", "3", "--json", at=study)
     said = json.loads(done.stdout)
 
     assert [row["status"] for row in rows(nightlab, study)] == ["kept"] * 4
@@ -83,7 +84,7 @@ def test_a_model_improves_a_script_and_what_it_cost_is_told_to_the_token(
 def test_a_cap_on_money_ends_the_study_before_it_is_passed(
     study: Path, nightlab: Nightlab, at: Callable[[ModelServer], None]
 ) -> None:
-    prices(study, output=20_000.0)  # some ten cents a call
+    prices(study, output=100.0)  # some two cents a call
     with ModelServer(lower) as server:
         at(server)
         words = ("--agent", "openai:scripted", "--max-cost", "0.50", "--no-audit")
@@ -91,7 +92,7 @@ def test_a_cap_on_money_ends_the_study_before_it_is_passed(
 
     told = json.loads(nightlab("report", "--json", at=study).stdout)
     usage = server.usage.total
-    paid = (usage.input * 2_000 + usage.output * 20_000) / 1e6
+    paid = (usage.input * 10 + usage.output * 100) / 1e6
     assert 0.1 < paid <= 0.50
     assert told["cost"]["money"] == pytest.approx(paid)
     assert "0.5" in told["stopped"]
