@@ -742,6 +742,22 @@ def _say_when(study: str, verb: str, as_json: bool) -> None:
 # ---- from inside an agent ----
 
 
+@app.command()
+def context(
+    files: Annotated[bool, typer.Option("--files", help="With the files, as the built-in agent is told.")] = False,
+    study: StudyName = "main",
+    as_json: Json = False,
+) -> None:
+    """What an agent would be told if it were asked for an idea now."""
+    from nightlab.agents.briefing import briefing, with_files
+    from nightlab.study import context_of
+
+    told, task = context_of(_place(study))
+    text = briefing(told, task=task)
+    text = with_files(text, told) if files else text
+    _print_json({"incumbent": told.incumbent, "text": text}) if as_json else print(text)
+
+
 @app.command("try")
 def try_(
     hypothesis: Annotated[str | None, typer.Option("-m", "--message", help="What you expect, and why.")] = None,
