@@ -245,16 +245,17 @@ def test_of_a_list_of_ideas_the_good_stay_the_harmful_go_and_a_crash_is_repaired
 
     def script(asked: Asked) -> Reply:
         told = asked.turns[0].text
-        if "twenty" in told and "int('twenty')" in told.partition("```")[2]:
+        if "BATCH = int('twenty') " in told.partition("The files")[2]:
             return edit("BATCH = int('twenty') ", "BATCH = 16 ", "a smaller batch, now as a number")
-        if "np.tahn" in told:
+        if "np.tahn" in told.partition("The files")[2]:
             return Reply(text="GIVE UP: it was not a good idea")
-        name, old, new = next(left, ("over", "x", "y"))
-        return edit(old, new, name)
+        name, old, new = next(left)
+        (line,) = re.findall(f"^.*{re.escape(old)}.*$", told, re.MULTILINE)
+        return edit(line, line.replace(old, new), name)
 
     with ModelServer(script) as server:
         at(server)
-        words = ("run", "--agent", "openai:m", "--drafts", "1", "--experiments", "8", "--workers", "1")
+        words = ("run", "--agent", "openai:m", "--drafts", "1", "--experiments", "7")
         done = nightlab(*words, at=folder, patience=900)
 
     log = {str(row["hypothesis"]): row for row in rows(nightlab, folder)}
