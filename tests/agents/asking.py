@@ -78,7 +78,7 @@ def upstream(server: ModelServer | str, wire: str, *, key: str = KEY) -> Upstrea
 
 @contextmanager
 def calling(
-    relay: Relay, to: Upstream, folder: Path, *, also: tuple[str, ...] = ()
+    relay: Relay, to: Upstream, folder: Path, *, also: tuple[str, ...] | None = None
 ) -> Iterator[tuple[Line, httpx.Client]]:
     """A line, and an agent's end of it."""
     with relay.line(to, folder, also=also) as line, caller(line) as client:

@@ -6,15 +6,18 @@ import json
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 from asking import DOLLARS, WIRES, ask, calling, upstream
 
+from nightlab.agents.answers import Reading
 from nightlab.agents.bounds import Bounds
 from nightlab.agents.prices import Price, Prices, Tokens
 from nightlab.agents.relay import Caps, Relay
+from nightlab.agents.requests import limited
 from nightlab.errors import BadTask
 from nightlab.testing.modelserver import Asked, Broken, ModelServer, Reply, Usage
 from nightlab.values import Cost
@@ -90,6 +93,76 @@ def test_what_others_hold_is_waited_for_and_not_refused(tmp_path: Path) -> None:
         relay.close()
 
     assert [answer.status_code for answer in answers] == [200] * 4
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("caps", [Caps(), Caps(money=CAP)])
+def test_the_agents_own_shorter_limit_stays(wire: str, caps: Caps, tmp_path: Path) -> None:
+    name = {"responses": "max_output_tokens", "gemini": "generationConfig"}.get(wire, "max_tokens")
+    relay = Relay(DOLLARS, caps)
+    with ModelServer([Reply()]) as server, calling(relay, upstream(server, wire), tmp_path) as (_, client):
+        ask(client, wire, **{name: {"maxOutputTokens": 500} if wire == "gemini" else 500})
+        relay.close()
+
+    assert stated(server.asked[0]) == 500
+
+
+def test_without_a_cap_no_limit_is_made_up(tmp_path: Path) -> None:
+    relay = Relay(DOLLARS)
+    with ModelServer([Reply()]) as server, calling(relay, upstream(server, "chat"), tmp_path) as (_, client):
+        ask(client, "chat")
+        relay.close()
+
+    assert stated(server.asked[0]) is None
+
+
+def test_the_limit_has_the_name_that_the_server_knows(tmp_path: Path) -> None:
+    bodies = [limited(upstream(url, "chat"), {}, 9) for url in ("https://api.openai.com", "http://127.0.0.1:8080")]
+
+    assert bodies == [{"max_completion_tokens": 9}, {"max_tokens": 9}]
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_count_of_nothing_is_no_count(wire: str, tmp_path: Path) -> None:
+    relay = Relay(DOLLARS)
+    with (
+        ModelServer([Reply(usage=Usage(0, 0))]) as server,
+        calling(relay, upstream(server, wire), tmp_path) as (line, client),
+    ):
+        ask(client, wire)
+        relay.close()
+
+    assert line.is_estimated
+    assert line.cost.money > 0.1
+
+
+def test_thoughts_that_only_the_total_holds_are_counted() -> None:
+    for wire, usage in {
+        "chat": {"usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 45}},
+        "gemini": {
+            "candidates": [{"finishReason": "STOP"}],
+            "usageMetadata": {"promptTokenCount": 10, "candidatesTokenCount": 5, "totalTokenCount": 45},
+        },
+    }.items():
+        reading = Reading(wire)  # type: ignore[arg-type]
+
+        reading.see(usage)
+
+        assert reading.tokens == Tokens(10, 35)
+
+
+def test_an_unpriced_model_of_the_agents_own_choice_is_refused_in_words(tmp_path: Path) -> None:
+    relay = Relay(DOLLARS, Caps(money=CAP))
+    with ModelServer([Reply()]) as server:
+        anyone = replace(upstream(server, "chat"), model="")
+        with calling(relay, anyone, tmp_path) as (line, client):
+            answers = [ask(client, "chat", model=model) for model in ("m", "nobodys-model")]
+        relay.close()
+
+    assert [answer.status_code for answer in answers] == [200, 400]
+    assert "no price is known for nobodys-model" in answers[1].json()["error"]["message"]
+    assert "no price is known" in (line.trouble or "")
+    assert line.refusal is None
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -247,15 +320,15 @@ def test_a_bound_never_falls_below_the_count() -> None:
             body = {"system": "s" * 900, "messages": [{"role": "user", "content": text} for text in turns]}
             counted = 900 + sum(weights[text] for text in turns)
 
-            assert bounds.most("chat", body, 0) >= counted
-            bounds.learn("chat", body, counted)
+            assert bounds.most("chat", "m", body, 0) >= counted
+            bounds.learn("chat", "m", body, counted)
 
 
 def test_a_conversation_that_goes_on_is_bound_by_what_it_was_counted_as() -> None:
     bounds = Bounds()
     turns = [{"role": "user", "content": "x" * 100_000}]
-    bounds.learn("chat", {"messages": turns}, 25_000)
+    bounds.learn("chat", "m", {"messages": turns}, 25_000)
 
-    most = bounds.most("chat", {"messages": [*turns, {"role": "user", "content": "y" * 1000}]}, 0)
+    most = bounds.most("chat", "m", {"messages": [*turns, {"role": "user", "content": "y" * 1000}]}, 0)
 
     assert 26_000 <= most < 26_100
