@@ -38,7 +38,7 @@ def greedy(asked: Asked) -> Reply:
 
 
 def usual(asked: Asked) -> Reply:
-    return Reply("done", usage=Usage(len(json.dumps(asked.body)) // 4, min(600, stated(asked))))
+    return Reply("done", usage=Usage(len(json.dumps(asked.body)) // 4, min(1500, stated(asked))))
 
 
 def money(server: ModelServer) -> float:
@@ -60,7 +60,7 @@ def test_a_cap_stops_at_or_before_it_last_call_included(
 ) -> None:
     relay = Relay(DOLLARS, Caps(money=CAP))
     with ModelServer(script) as server:
-        answers = spend(relay, server, wire, tmp_path, 60)
+        answers = spend(relay, server, wire, tmp_path, 30)
 
         relay.close()
 
@@ -76,7 +76,7 @@ def test_a_cap_stops_at_or_before_it_last_call_included(
 def test_four_lines_at_once_keep_one_cap(script: Callable[[Asked], Reply], tmp_path: Path) -> None:
     relay = Relay(DOLLARS, Caps(money=CAP))
     with ModelServer(script, delay=0.005) as server, ThreadPoolExecutor(4) as pool:
-        lines = [pool.submit(spend, relay, server, wire, tmp_path / wire, 25) for wire in WIRES]
+        lines = [pool.submit(spend, relay, server, wire, tmp_path / wire, 10) for wire in WIRES]
         answers = [answer for line in lines for answer in line.result()]
         relay.close()
 

@@ -6,11 +6,13 @@ import asyncio
 import os
 import shutil
 import socket
+import ssl
 import stat
 import tempfile
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -144,7 +146,7 @@ class Relay:
         where = upstream.url
         headers = key_header(upstream) | ({"anthropic-version": "2023-06-01"} if upstream.wire == "messages" else {})
         try:
-            answer = httpx.get(address(upstream, "/models"), headers=headers, timeout=PATIENCE)
+            answer = httpx.get(address(upstream, "/models"), headers=headers, timeout=PATIENCE, verify=_certificates())
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             return f"{where} is no address of a model ({error}); write one like https://api.example.org/v1"
         except httpx.ConnectError as error:
@@ -213,8 +215,18 @@ class Relay:
             if self._client is None:
                 timeout = httpx.Timeout(LONGEST_SILENCE, connect=PATIENCE, write=120.0, pool=None)
                 limits = httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=2.0)
-                self._client = httpx.AsyncClient(timeout=timeout, limits=limits, follow_redirects=False)
+                self._client = httpx.AsyncClient(
+                    timeout=timeout, limits=limits, verify=_certificates(), follow_redirects=False
+                )
             return self._client
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Whom to believe; read once, since it takes longer than opening a line."""
+    import httpx
+
+    return httpx.create_ssl_context()
 
 
 def _why(error: httpx.ConnectError) -> str:
