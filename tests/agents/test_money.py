@@ -151,6 +151,18 @@ def test_thoughts_that_only_the_total_holds_are_counted() -> None:
         assert reading.tokens == Tokens(10, 35)
 
 
+def test_a_count_on_the_way_is_not_the_last_word() -> None:
+    reading = Reading("chat")
+    used = {"prompt_tokens": 10, "completion_tokens": 1}
+
+    reading.see({"choices": [{"delta": {}, "finish_reason": None}], "usage": used})
+    early = reading.tokens
+    reading.see({"choices": [], "usage": used | {"completion_tokens": 9}})
+
+    assert early is None
+    assert reading.tokens == Tokens(10, 9)
+
+
 def test_an_unpriced_model_of_the_agents_own_choice_is_refused_in_words(tmp_path: Path) -> None:
     relay = Relay(DOLLARS, Caps(money=CAP))
     with ModelServer([Reply()]) as server:
@@ -247,6 +259,26 @@ def test_one_warning_comes_at_four_fifths(tmp_path: Path) -> None:
     assert len(heard) == 1
     assert "of $0.5 of this study are spent" in heard[0]
     assert 0.8 * CAP <= spent[0] < 0.85 * CAP
+
+
+def test_a_listener_that_fails_does_not_stop_the_books(tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    def fail(words: str) -> None:
+        heard.append(words)
+        raise OSError("nobody there")
+
+    relay = Relay(DOLLARS, Caps(tokens=10_000), warn=fail, spent=Cost(tokens=1000))
+    with (
+        ModelServer([Reply(usage=Usage(6000, 1500))]) as server,
+        calling(relay, upstream(server, "chat"), tmp_path) as (line, client),
+    ):
+        answer = ask(client, "chat")
+        relay.close()
+
+    assert answer.status_code == 200
+    assert heard == ["8,500 of 10,000 tokens of this study are spent"]
+    assert line.cost.tokens == 7500
 
 
 def test_a_model_without_a_price_is_refused_at_the_door_of_a_cap_on_money(tmp_path: Path) -> None:

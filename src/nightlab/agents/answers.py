@@ -73,6 +73,9 @@ def _usage(wire: Wire, message: Mapping[str, Any]) -> tuple[Any, bool]:
             return (message.get("message") or {}).get("usage"), False
         case "responses" if isinstance(message.get("response"), dict):
             return message["response"].get("usage"), True
+        case "chat":  # some servers count as they go; the last word comes with the end, or after it
+            choices = [one for one in message.get("choices") or () if isinstance(one, dict)]
+            return message.get("usage"), not choices or any(one.get("finish_reason") for one in choices)
         case "gemini":
             ends = [one for one in message.get("candidates") or () if isinstance(one, dict) and one.get("finishReason")]
             return message.get("usageMetadata"), bool(ends) or "promptFeedback" in message

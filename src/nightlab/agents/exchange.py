@@ -58,7 +58,7 @@ class _Passage:
     type: str = ""
     body: bytearray = field(default_factory=bytearray)
     is_whole: bool = False
-    was_sent: bool = True
+    was_sent: bool = False
     """Whether the provider can have worked on it."""
 
     @property
@@ -185,6 +185,7 @@ class Exchange:
     async def _forwarded(self, request: Request, passage: _Passage, send: Send) -> None:
         assert self._outside is not None
         content = None if request.body is None else json.dumps(request.body).encode("utf-8", "replace")
+        passage.was_sent = True
         sent = {"content-type": "application/json", **request.headers} if content else request.headers
         try:
             async with self._outside.stream(request.method, request.url, headers=sent, content=content) as answer:
