@@ -96,7 +96,7 @@ class Crew:
                 prices=Prices.load(self._prices(study.place.root)),
                 caps=Caps(money=self.money, tokens=self.tokens),
                 spent=Cost(money=spent["money"], tokens=int(spent["tokens"])),
-                warn=self.say,
+                warn=lambda words: self.say(f"warning, 80 % of the cap: {words}"),
             )
             self._room = Workroom(
                 home=study.place.home / "agents",
