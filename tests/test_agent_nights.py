@@ -225,7 +225,7 @@ IDEAS = [
     ("null", "INIT_SCALE = 0.5", "INIT_SCALE = 0.5  # the scale of the start"),
     ("harmful", "EMBEDDING = 16 ", "EMBEDDING = 1 "),
     ("crash, to be repaired", "BATCH = 128 ", "BATCH = int('twenty') "),
-    ("harmful too", "P -= LEARNING_RATE * G", "P -= 1e-6 * G"),
+    ("harmful too", "P -= LEARNING_RATE * G", "P -= 0.1 * LEARNING_RATE * G"),
     ("crash, for good", "h = np.tanh(z)", "h = np.tahn(z)"),
     ("good too", "INIT_SCALE = 0.5", "INIT_SCALE = 0.1"),
 ]
@@ -239,18 +239,20 @@ def test_of_a_list_of_ideas_the_good_stay_the_harmful_go_and_a_crash_is_repaired
     folder.mkdir()
     nightlab("init", "tinylm", at=folder)
     task = folder / "nightlab.toml"
-    task.write_text(re.sub(r"amount = [\d_]+", "amount = 100_000", task.read_text(), count=1))
+    text = re.sub(r"amount = 1_000_000", "amount = 100_000", task.read_text())
+    task.write_text(re.sub(r"amount = 4_000_000", "amount = 200_000", text))
     make_repository(folder, {})
     left = iter(IDEAS)
 
     def script(asked: Asked) -> Reply:
         told = asked.turns[0].text
         if "BATCH = int('twenty') " in told.partition("The files")[2]:
-            return edit("BATCH = int('twenty') ", "BATCH = 16 ", "a smaller batch, now as a number")
+            (line,) = set(re.findall(r"^BATCH = int.*$", told, re.MULTILINE))
+            return edit(line, "BATCH = 16", "a smaller batch, now as a number")
         if "np.tahn" in told.partition("The files")[2]:
             return Reply(text="GIVE UP: it was not a good idea")
         name, old, new = next(left)
-        (line,) = re.findall(f"^.*{re.escape(old)}.*$", told, re.MULTILINE)
+        (line,) = set(re.findall(f"^.*{re.escape(old)}.*$", told.partition("The files")[2], re.MULTILINE))
         return edit(line, line.replace(old, new), name)
 
     with ModelServer(script) as server:
