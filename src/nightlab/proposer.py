@@ -70,6 +70,7 @@ class Context:
     mends: Experiment | None = None
     """The proposer's own experiment that failed and may be mended once; `files` are then what it was made from."""
 
+
 @runtime_checkable
 class Proposer(Protocol):
     """One source of ideas. Told of every finished experiment, its own or not, also those of earlier nights.
