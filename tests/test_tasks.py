@@ -129,8 +129,8 @@ def test_a_template_never_overwrites_a_file(tmp_path):
 
 
 def test_an_unknown_template_is_told_what_there_is():
-    with pytest.raises(NotFound, match="tinylm, compress, speed"):
-        tasks.folder("gpt")
+    with pytest.raises(NotFound, match="tinylm, compress, speed, gpt, prompt"):
+        tasks.folder("chess")
 
 
 # --- tinylm -----------------------------------------------------------------------------------------------------------

@@ -162,3 +162,50 @@ def _command(folder: Path, *words: str) -> tuple[float, float]:
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         found.append((cpu, time.perf_counter() - begin))
     return median(cpu for cpu, _ in found), median(wall for _, wall in found)
+
+
+_SLEEPING = "import time\ntime.sleep({seconds})\nprint('score:', open('knob.txt').read())\n"
+
+
+class _Thinking(_Counting):
+    """Takes its time for every idea, as a model would; each is worse than the start, so that nothing is kept."""
+
+    name = "thinking"
+
+    def __init__(self, seconds: float, drafts: int) -> None:
+        self.drafts, self._seconds, self._numbers = drafts, seconds, count(2)
+
+    def propose(self, context: Context) -> Proposal:
+        """Think, then write the next number into the knob."""
+        time.sleep(self._seconds)
+        number = next(self._numbers)
+        return Proposal(f"knob {number}", {"knob.txt": f"{number}\n"})
+
+
+def pipeline(experiments: int, *, run: float, call: float, drafts: int) -> dict[str, Any]:
+    """The share of their time for which slots are busy while whoever proposes takes `call` runs' time for an idea:
+    from the start of the first candidate to the end of the last, one slot, in the jail."""
+    with tempfile.TemporaryDirectory(prefix="nightlab-bench-", dir=Path.cwd()) as name:
+        folder = Path(name) / "study"
+        folder.mkdir()
+        (folder / task.TASK_FILE).write_text(_TASK.replace("sh run.sh", "python run.py"))
+        (folder / "run.py").write_text(_SLEEPING.format(seconds=run))
+        (folder / "knob.txt").write_text("1\n")
+        first_commit(folder)
+        place = find(folder)
+        with held(place), closing(Study(place)) as study:
+            study.loop([_Thinking(call * run, drafts)]).run(Stop(experiments=experiments))
+            events = list(study.ledger.read())
+    started = [event.at for event in events if event.kind == "started" and event.experiment]
+    ended = [event for event in events if event.kind == "ran" and event.experiment]
+    waited = started[0] - next(event.at for event in events if event.kind == "asked")
+    busy, span = sum(event.body["seconds"] for event in ended), ended[-1].at - started[0]
+    return {
+        "experiments": experiments,
+        "run_s": run,
+        "call_s": call * run,
+        "drafts": drafts,
+        "busy": busy / span,
+        "one_after_the_other": 1 / (1 + call),
+        "first_wait_s": waited,
+    }

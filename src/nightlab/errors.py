@@ -6,13 +6,14 @@ NightlabError                    everything below; its text says what happened, 
 ├── BadRepository                git is missing, or the repository cannot carry a study
 ├── BadLedger                    the ledger cannot be read by this version
 ├── BadPlugin                    a name that leads to no proposer, executor or evaluator
+├── BadChange                    what somebody wants to try is no change, touches what is frozen, or conflicts
 ├── StudyBusy                    another lab holds this study
 ├── StudyStuck                   the study cannot go on until a person acts: a full disk, a broken baseline
 ├── NotFound                     no such study, experiment or file
 └── Invalid                      a run whose outcome may not be believed; becomes a recorded status, never ends a study
 
-Exit codes: 2 for a mistake in what was asked (BadTask, BadRepository, BadPlugin, NotFound), 3 for StudyBusy,
-4 for StudyStuck, 5 for BadLedger. 130 is a second Ctrl-C or a terminate signal.
+Exit codes: 2 for a mistake in what was asked (BadTask, BadRepository, BadPlugin, BadChange, NotFound),
+3 for StudyBusy, 4 for StudyStuck, 5 for BadLedger. 130 is a second Ctrl-C or a terminate signal.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ class BadPlugin(NightlabError):
 
 class NotFound(NightlabError):
     """There is no such study, experiment or file."""
+
+
+class BadChange(NightlabError):
+    """What somebody wants to try is no change, touches what is frozen, or conflicts with the incumbent."""
 
 
 class StudyBusy(NightlabError):

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import pairwise
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from nightlab.workspace import Checkout, Entry, Tree, blob_id
 
 _MOST_SAID = 32
 _LARGEST = 16 * 1024 * 1024
+_MOST_CURVES = 8
+_POINTS = 12
+_PAIR = re.compile(r"([A-Za-z_][\w./%-]{0,39})\s*[:=]\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?![\w.])")
 _LINE = re.compile(r"([A-Za-z_][\w ./%-]{0,39}?)\s*:\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
 
 
@@ -41,6 +45,7 @@ def facts(log: str, tree: Tree, checkout: Checkout, *, busy: float) -> dict[str,
         "tree": tree.id,
         "tree_after": _after(tree, checkout),
         "said": said(log[-16384:]),
+        "curves": curves(log[-262144:]),
         "machine": machine(),
         "load": busy,
     }
@@ -55,6 +60,29 @@ def said(log: str) -> dict[str, float]:
         if len(found) == _MOST_SAID:
             break
     return dict(reversed(found.items()))
+
+
+def curves(log: str) -> dict[str, list[float]]:
+    """What a log reports again and again under one name, in order: a dozen values at most, the first and last among
+    them; the eight names that it reports most often, none that only counts or never changes."""
+    found: dict[str, list[float]] = {}
+    for name, number in _PAIR.findall(log):
+        if isfinite(value := float(number)):
+            found.setdefault(name, []).append(value)
+    told = {name: values for name, values in found.items() if len(values) >= 3 and not _is_counter(values)}
+    often = sorted(told, key=lambda name: -len(told[name]))[:_MOST_CURVES]
+    return {name: _thinned(told[name]) for name in often}
+
+
+def _is_counter(values: list[float]) -> bool:
+    steps = {round(after - before, 9) for before, after in pairwise(values)}
+    return len(steps) == 1
+
+
+def _thinned(values: list[float]) -> list[float]:
+    if len(values) <= _POINTS:
+        return values
+    return [values[round(n * (len(values) - 1) / (_POINTS - 1))] for n in range(_POINTS)]
 
 
 def _after(tree: Tree, checkout: Checkout) -> str:

@@ -5,8 +5,9 @@
     score LEFT    print one JSON line about the predictions or the artifact: value, and if it likes per_example,
                   secondary, examples; or say "invalid: why" and exit 1
 
-NIGHTLAB_DATA names the part to judge on, NIGHTLAB_CACHE a folder it may keep things in. Not covered: the judge runs
-outside any jail; it is the author's own, and must itself take care how it opens what a stranger left.
+NIGHTLAB_DATA names the part to judge on, NIGHTLAB_CACHE a folder it may keep things in; of our environment it gets what
+[judge] env names. Not covered: the judge runs outside any jail; it is the author's own, and must itself take care how
+it opens what a stranger left.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class Judge:
     cache: Path
     parts: Mapping[Part, str]
     timeout: float = TIMEOUT
+    env: tuple[str, ...] = ()
+    """Names of variables that it gets from our environment besides its own; their values are kept nowhere."""
     has_agreed: bool = False
 
     @property
@@ -79,14 +82,18 @@ class Judge:
         return found
 
     def _said(self, verb: str, folder: Path, part: Part, seed: int, budget: float | None = None) -> str:
-        environment = {
-            "PATH": os.environ.get("PATH", os.defpath),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "LANG": "C.UTF-8",
-            "NIGHTLAB_SEED": str(seed),
-            "NIGHTLAB_DATA": self.parts[part],
-            "NIGHTLAB_CACHE": str(self.cache),
-        } | ({} if budget is None else {"NIGHTLAB_BUDGET": f"{budget:.17g}"})
+        environment = (
+            {name: os.environ[name] for name in self.env if name in os.environ}
+            | {
+                "PATH": os.environ.get("PATH", os.defpath),
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "LANG": "C.UTF-8",
+                "NIGHTLAB_SEED": str(seed),
+                "NIGHTLAB_DATA": self.parts[part],
+                "NIGHTLAB_CACHE": str(self.cache),
+            }
+            | ({} if budget is None else {"NIGHTLAB_BUDGET": f"{budget:.17g}"})
+        )
         command = [*self.command, verb, str(folder)]
         kind = Unscored if verb == "score" else BadTask
         code, out, err = _heard(command, self.home, environment, self.timeout, kind)

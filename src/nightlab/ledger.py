@@ -6,8 +6,11 @@ projections, kept in the same transaction so that readings stay fast at 10,000 e
 
 event       body
 study       seed, base (commit), metric, direction, policy, task
-proposed    parent, hypothesis, proposer, tree, diff, facts, expected, complexity (of the whole tree, from the start)
-rejected    parent, hypothesis, proposer, diff, kind, reason
+asked       proposer, parent, mends: somebody who takes time was asked for an idea
+drafted     hypothesis (null: none), diff, facts, expected, money, tokens: what was answered
+proposed    parent, hypothesis, proposer, tree, diff, facts, expected, complexity (of the whole tree, from the start),
+            money, tokens, draft (the call that it was thought out in)
+rejected    parent, hypothesis, proposer, diff, kind, reason, money, tokens, draft
 started     run, purpose, seed, asked_by, again
 ran         run, outcome, value, reason, secondary, examples, facts, tail, seconds, cpu_seconds, peak_mb
 racing      reason: it is owed another run
@@ -26,6 +29,8 @@ pruned      what was tried without which keeps, and what came of it
 transferred rung, ratio, low, high, and the runs behind them
 graded      grade
 note        text
+stopped     reason: why a search ended
+steered     text: what the human has said to whoever proposes
 """
 
 from __future__ import annotations
@@ -183,10 +188,11 @@ class Ledger:
 
     # Reading
 
-    def read(self, since: int = 0) -> Iterator[Event]:
-        """The events after a sequence number, in order."""
+    def read(self, since: int = 0, *, kind: str | None = None) -> Iterator[Event]:
+        """The events after a sequence number, in order; all, or those of one kind."""
+        only, wanted = ("AND kind = ?", (since, kind)) if kind else ("", (since,))
         rows = self._db.execute(
-            "SELECT seq, id, kind, experiment, at, body FROM events WHERE seq > ? ORDER BY seq", (since,)
+            f"SELECT seq, id, kind, experiment, at, body FROM events WHERE seq > ? {only} ORDER BY seq", wanted
         )
         for seq, id_, kind, experiment, at, body in rows:
             yield Event(kind, id_.partition(":")[2], json.loads(body), experiment, at, seq)
@@ -257,6 +263,15 @@ class Ledger:
     def counts(self) -> dict[str, int]:
         """How many experiments stand at each status."""
         return dict(self._db.execute("SELECT status, count(*) FROM experiments GROUP BY status").fetchall())
+
+    def proposers(self) -> list[dict[str, Any]]:
+        """Who proposed: experiments, how many of them stand, what thinking cost; whoever began first in front."""
+        rows = self._db.execute(
+            "SELECT proposer, count(*), sum(status = 'kept'), sum(money), sum(tokens) FROM experiments WHERE id > 0 "
+            "GROUP BY proposer ORDER BY min(id)"
+        )
+        names = ("proposer", "experiments", "kept", "money", "tokens")
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
     def count(self, kind: str) -> int:
         """How many events of a kind there are."""
@@ -348,6 +363,22 @@ class Ledger:
         names = [column[0] for column in rows.description]
         return [dict(zip(names, row, strict=True)) for row in rows]
 
+    def last_run(self, experiment: int) -> Mapping[str, Any]:
+        """What is recorded of an experiment's latest run; nothing where none has ended."""
+        row = self._db.execute(
+            "SELECT body FROM events WHERE kind = 'ran' AND id IN (SELECT 'ran:' || id FROM runs WHERE experiment = ?) "
+            "ORDER BY seq DESC LIMIT 1",
+            (experiment,),
+        ).fetchone()
+        return json.loads(row[0]) if row else {}
+
+    def opened_drafts(self) -> set[int]:
+        """The calls whose answer has become an experiment."""
+        rows = self._db.execute(
+            "SELECT json_extract(body, '$.draft') FROM events WHERE kind IN ('proposed', 'rejected')"
+        )
+        return {number for (number,) in rows if number is not None}
+
     def exposure(self) -> dict[str, int]:
         """How often the study's data were looked at: decisions made on the validation set, openings of the seal."""
         decisions = "SELECT count(*) FROM experiments WHERE id > 0 AND decided IS NOT NULL AND value IS NOT NULL"
@@ -371,9 +402,24 @@ class Ledger:
             "WHERE kind IN ('audited', 'pruned', 'transferred')"
         )
         seconds += imported + self._db.execute(audits).fetchone()[0]
+        searches = (  # answers that ask for a search and become no experiment
+            "SELECT coalesce(sum(json_extract(body, '$.money')), 0), coalesce(sum(json_extract(body, '$.tokens')), 0) "
+            "FROM events WHERE kind = 'drafted' AND json_extract(body, '$.facts.space') IS NOT NULL"
+        )
+        money, tokens = map(sum, zip((money, tokens), self._db.execute(searches).fetchone(), strict=True))
         return {"seconds": seconds, "money": money, "tokens": tokens}
 
     # The control table: what people ask of a running lab
+
+    def asked(self, verb: str) -> list[tuple[str, float, float | None]]:
+        """Every wish of a kind, oldest first: its argument, when it was made, when a lab took it (None: not yet)."""
+        rows = "SELECT argument, at, taken FROM control WHERE verb = ? ORDER BY seq"
+        return self._db.execute(rows, (verb,)).fetchall()
+
+    def notes(self, experiment: int) -> list[str]:
+        """What was noted on an experiment, oldest first."""
+        rows = "SELECT json_extract(body, '$.text') FROM events WHERE kind = 'note' AND experiment = ? ORDER BY seq"
+        return [str(text) for (text,) in self._db.execute(rows, (experiment,))]
 
     def ask(self, verb: str, argument: str = "") -> None:
         """Leave a wish for the lab that runs this study."""
@@ -382,14 +428,31 @@ class Ledger:
                 "INSERT INTO control (verb, argument, at) VALUES (?, ?, ?)", (verb, argument, self._clock())
             )
 
-    def wishes(self) -> list[tuple[str, str]]:
-        """Take the wishes that nobody has taken yet, oldest first."""
-        if not self._db.execute("SELECT 1 FROM control WHERE taken IS NULL LIMIT 1").fetchone():
+    def unheard(self, verb: str) -> list[str]:
+        """The arguments of the wishes of one verb that nobody has taken yet."""
+        rows = self._db.execute("SELECT argument FROM control WHERE taken IS NULL AND verb = ? ORDER BY seq", (verb,))
+        return [argument for (argument,) in rows]
+
+    def wishes(self, *verbs: str) -> list[tuple[str, str]]:
+        """Take the wishes that nobody has taken yet, oldest first: all, or those of some verbs.
+
+        What the human said becomes an event in the same breath, so that none of it is lost.
+        """
+        mine = f"taken IS NULL AND verb IN ({', '.join('?' * len(verbs))})" if verbs else "taken IS NULL"
+        if not self._db.execute(f"SELECT 1 FROM control WHERE {mine} LIMIT 1", verbs).fetchone():
             return []
         with self._transaction():
-            rows = self._db.execute("SELECT verb, argument FROM control WHERE taken IS NULL ORDER BY seq").fetchall()
-            self._db.execute("UPDATE control SET taken = ? WHERE taken IS NULL", (self._clock(),))
-        return rows
+            rows = self._db.execute(
+                f"SELECT verb, argument, at, seq FROM control WHERE {mine} ORDER BY seq", verbs
+            ).fetchall()
+            for verb, argument, at, seq in rows:
+                if verb == "steer":
+                    self._insert(Event("steered", str(seq), {"text": argument}, at=at))
+                elif verb == "note":
+                    said = json.loads(argument)
+                    self._insert(Event("note", f"human:{seq}", {"text": said["text"]}, said["experiment"], at))
+            self._db.execute(f"UPDATE control SET taken = ? WHERE {mine}", (self._clock(), *verbs))
+        return [(verb, argument) for verb, argument, *_ in rows]
 
 
 _COLUMNS = [
@@ -426,8 +489,9 @@ _REDUCERS: dict[str, tuple[str, ...]] = {
         "coalesce(:tokens, 0), coalesce(:complexity, 0))",
     ),
     "rejected": (
-        "INSERT INTO experiments (id, parent, status, hypothesis, proposer, reason, decided, facts) VALUES "
-        "(:experiment, :parent, 'rejected', :hypothesis, :proposer, :reason, :seq, :facts)",
+        "INSERT INTO experiments (id, parent, status, hypothesis, proposer, reason, decided, facts, money, tokens) "
+        "VALUES (:experiment, :parent, 'rejected', :hypothesis, :proposer, :reason, :seq, :facts, "
+        "coalesce(:money, 0), coalesce(:tokens, 0))",
     ),
     "started": (
         "INSERT INTO runs (id, experiment, purpose, seed, asked_by, again) VALUES "

@@ -144,6 +144,14 @@ class Lineage:
                     break
         return groups
 
+    def unit_of(self, number: int, texts: dict[str, str]) -> tuple[list[int], dict[str, str]] | None:
+        """The keep of this number, alone or with what stands on it, and the texts without; None where none can go."""
+        keeps = self.keeps()
+        groups = [[one] for one in keeps if one.id == number]
+        groups += [unit for unit in self.units(keeps, texts) if any(one.id == number for one in unit)]
+        ways = (([one.id for one in group], self.without(group, texts)) for group in groups)
+        return next(((gone, left) for gone, left in ways if left is not None), None)
+
     def take_out(
         self, gone: Sequence[int], texts: dict[str, str], status: Status, words: Mapping[str, Any], number: int
     ) -> Experiment:

@@ -12,6 +12,7 @@ winner's own tree is judged against the new incumbent.
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,9 +26,9 @@ from nightlab.errors import StudyStuck
 from nightlab.ledger import Event, Ledger
 from nightlab.lineage import BASELINE, LAB, Lineage, Sample, Standing
 from nightlab.noise import Noise
-from nightlab.proposer import Context, Proposer, walled
+from nightlab.proposer import Proposer
 from nightlab.runner import Attempt, Finding, Purpose, Slots
-from nightlab.search import Bandit
+from nightlab.search import Idea, Search, Smoke, alike
 from nightlab.simplicity import complexity
 from nightlab.stats import repeats_exactly
 from nightlab.task import Task
@@ -48,7 +49,6 @@ from nightlab.workspace import Repository, Tree, difference, is_plain, merged, p
 
 FAILURES_IN_A_ROW = 20
 CHECKPOINT = "checkpoint"
-_MEMORY = 200
 _TICK = 0.25
 _MOST_LOST = 3
 _LARGEST_PATCH = 1_000_000
@@ -57,19 +57,23 @@ _REPEAT = "0-repeat"
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """When to end by itself: so many new experiments or seconds, a metric value, so many runs; None: never."""
+    """When to end by itself: so many new experiments or seconds, a metric value, so many runs, so many US dollars or
+    tokens of the whole study, so many experiments without a gain; None: never."""
 
     experiments: int | None = None
     seconds: float | None = None
     target: float | None = None
     runs: int | None = None
+    money: float | None = None
+    tokens: int | None = None
+    plateau: int | None = None
 
     def after(self, experiments: int, seconds: float) -> Stop:
         """What is left of it once so much of it has passed."""
-        return Stop(
-            None if self.experiments is None else max(0, self.experiments - experiments),
-            None if self.seconds is None else max(0.0, self.seconds - seconds),
-            self.target,
+        return replace(
+            self,
+            experiments=None if self.experiments is None else max(0, self.experiments - experiments),
+            seconds=None if self.seconds is None else max(0.0, self.seconds - seconds),
         )
 
 
@@ -89,6 +93,7 @@ class Race:
     seconds: float = 0.0
     is_refreshed: bool = False
     is_rebased: bool = False
+    veto: str | None = None
 
     @property
     def values(self) -> list[float]:
@@ -134,29 +139,39 @@ class Loop:
         seed: int = 0,
         ideas: Mapping[str, str] | None = None,
         instructions: Callable[[], str] = str,
+        smoke: Smoke | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         self.task, self.ledger, self.repository, self.slots, self.policy = task, ledger, repository, slots, policy
         self.lineage = Lineage(task=task, ledger=ledger, repository=repository, branch=branch)
+        self.noise = Noise(ledger, task.metric.direction, slots.examples)
+        self.search = Search(
+            proposers,
+            task=task,
+            ledger=ledger,
+            lineage=self.lineage,
+            noise=self.noise,
+            seed=seed,
+            ideas=ideas,
+            instructions=instructions,
+            smoke=smoke,
+            clock=clock,
+        )
         self.seed = seed
         self.reason: str | None = None
         self.is_paused = self.is_asked_to_stop = self.prune_follows = False
-        self._proposers = {proposer.name: proposer for proposer in proposers}
-        self._bandit = Bandit(list(self._proposers))
-        self._ideas, self._instructions, self._clock = ideas or {}, instructions, clock
+        self._clock = clock
         self._races: dict[int, Race] = {}
         self._queue: deque[Attempt] = deque()
         self._adopting: set[str] = set()
         self._flying: dict[Future[Finding], Attempt] = {}
         self._unwritten: list[Event] = []
         self._spent: list[tuple[str, bool]] = []
-        self._history: deque[Experiment] = deque(maxlen=_MEMORY)
         self._gains: deque[float] = deque(maxlen=20)
-        self.noise = Noise(ledger, task.metric.direction, slots.examples)
         self._costs: list[Cost] = []
         self.opened = self._failures = self._lost = self._next = self._ran = 0
         self._lost_to_simplicity = 0.0
-        self._stop, self._began = Stop(), clock()
+        self._stop, self._began, self.spent = Stop(), clock(), Cost()
         self.is_killed = self._is_measured = False
 
     # The sentence
@@ -171,126 +186,140 @@ class Loop:
         while self.reason is None or self._flying or (not self.is_killed and (self._races or self._queue)):
             self.reason = self.reason or self._why_stop()
             self.step()
+        self.spent += self.search.leave(wait=self.reason == CHECKPOINT)
+        self._write(Event("stopped", str(self.ledger.count("stopped")), {"reason": self.reason}))
         self._flush()
         return self.reason
 
     def step(self) -> None:
-        """Obey, fill every free slot, wait for a run to end, tell."""
+        """Obey, let others think, fill every free slot, wait for a run or a thought to end, tell."""
         self._obey()
+        self._think()
         while len(self._flying) < self.slots.count and not self.is_killed and (self._queue or self.ask()):
             self._start(self._queue.popleft())
         self._flush()
-        if self.is_paused and not self._flying:
+        awaited: set[Future[Any]] = {*self._flying, *self.search.futures}
+        if not awaited and (self.is_paused or self.search.may_think):
             time.sleep(_TICK)
-        done, _ = wait(self._flying, timeout=_TICK, return_when=FIRST_COMPLETED)
-        for future in sorted(done, key=lambda one: self._flying[one].run):
+        wait(awaited, timeout=_TICK, return_when=FIRST_COMPLETED)
+        for future in sorted((one for one in self._flying if one.done()), key=lambda one: self._flying[one].run):
             self.tell(self._flying.pop(future), future.result())
+
+    def _think(self) -> None:
+        """Take in what was thought out, and ask for more; nothing new is begun that no experiment is left for."""
+        self.spent += self.search.collect()
+        if self._is_measured and not (self.reason or self.is_paused):
+            left = None if self._stop.experiments is None else self._stop.experiments - self.opened
+            self.search.think(self._best, slots=self.slots.count, room=left)
 
     def ask(self) -> bool:
         """Have an idea, check it, number it and record it; False when nothing is to be started now."""
         self.reason = self.reason or self._why_stop()
         if self.reason or self.is_paused or not self._is_measured:
             return False
-        for name, proposal in self._proposals():
-            if self._open(name, proposal):
+        for idea in self.search.ideas(self._best, lambda: self._next):
+            if self._open(idea):
                 return bool(self._queue)
+            self.reason = self.reason or self._why_stop()
             if self.reason:
                 return False
-        if not self._flying and not self.reason:
+        if not self._flying and not self.search.may_think:
             self.reason = "no proposer has an idea left"
         return False
 
     def tell(self, attempt: Attempt, finding: Finding) -> None:
         """Record how a run ended, judge what waited for it, commit what won."""
-        if finding.run.outcome is Outcome.KILLED:
+        race = self._races.get(attempt.asked_by)
+        if finding.run.outcome is Outcome.KILLED and not (race and race.veto and attempt.purpose == "candidate"):
             self._lose(attempt, finding)
             return
         self._record(attempt, finding)
-        if attempt.purpose == "candidate":
-            self._tell_candidate(self._races[attempt.asked_by], finding)
+        if race and attempt.purpose == "candidate":
+            self._tell_candidate(race, finding)
         else:
             self._tell_incumbent(attempt, finding)
 
     # Having an idea
 
-    def _proposals(self) -> Iterator[tuple[str, Proposal]]:
-        """What the proposers say, the most promising one asked first, until none has an idea."""
-        had: str | None = ""
-        while had is not None:
-            context, had = self._context(), None
-            for name in self._bandit.order(seed=self.seed, number=self._next):
-                if (proposal := self._asked(name, context)) is not None:
-                    yield name, proposal
-                    had = name
-                    break
-
-    def _asked(self, name: str, context: Context) -> Proposal | None:
-        """What a proposer answers; when it raises, that becomes a rejected experiment."""
-        proposal, failure = walled(lambda: self._proposers[name].propose(context))
-        return Proposal(f"{name} failed", {}, facts={"failure": failure}) if failure else proposal
-
-    def _context(self) -> Context:
-        best = self._best
-        return Context(
-            files=best.texts,
-            metric=self.task.metric.name,
-            direction=self.task.metric.direction,
-            number=self._next - 1,
-            seed=self.seed,
-            incumbent=best.number,
-            value=fmean(best.values) if best.pool else None,
-            sigma=self.sigma,
-            history=tuple(self._history),
-            ideas=self._ideas,
-            instructions=self._instructions(),
-            was_tried=lambda files: self.ledger.was_tried(best.tree.changed(files).id) is not None,
-        )
-
-    def _problem(self, proposal: Proposal) -> tuple[str, str] | None:
+    def _problem(self, proposal: Proposal, parent: Standing) -> tuple[str, str] | None:
         """Why this proposal may not run: the kind of problem and the words; None when it may."""
-        if "failure" in proposal.facts:
-            return "proposer", str(proposal.facts["failure"])
+        for kind in ("failure", "smoke"):
+            if kind in proposal.facts:
+                return "proposer" if kind == "failure" else kind, str(proposal.facts[kind])
         for path, text in proposal.files.items():
             if not is_plain(path) or not self.task.is_editable(path):
                 return "scope", f"{path} is not editable here; editable: {', '.join(self.task.task.editable)}"
-            if (entry := self._best.tree.entries.get(path)) and not entry.mode.startswith("100"):
+            if (entry := parent.tree.entries.get(path)) and not entry.mode.startswith("100"):
                 return "symlink", f"{path} is a symbolic link"
             if text is not None and len(text) > _LARGEST_PATCH:
                 return "size", f"{path} would hold {len(text)} characters; the most is {_LARGEST_PATCH}"
-        if proposal.files and (tried := self.ledger.was_tried(self._best.tree.changed(proposal.files).id)) is not None:
+        tried = self.ledger.was_tried(parent.tree.changed(proposal.files).id) if proposal.files else None
+        if tried is not None and "retries" not in proposal.facts:
             return "duplicate", f"the same tree was tried as experiment {tried}"
         return None
 
-    def _open(self, name: str, proposal: Proposal) -> bool:
+    def _open(self, idea: Idea) -> bool:
         """Number and record a proposal, and begin its race; False when it may not run."""
-        if problem := self._problem(proposal):
-            self._reject(name, proposal, *problem)
+        brought = self._up_to_date(idea)
+        problem = self._problem(brought.proposal, brought.parent) if brought else None
+        if brought is None:
+            problem = "conflict", f"made from experiment {idea.parent.number}; {self._best.number} was kept meanwhile"
+        elif idea.proposal.files and not brought.proposal.files:
+            problem = "duplicate", f"experiment {self._best.number} holds this change already"
+        if brought is None or problem is not None:
+            self._reject(idea, *(problem or ("", "")))
             return False
-        words, tree = self._words(name, proposal), self._best.tree.changed(proposal.files)
-        more = complexity(self.lineage.start.texts, {**self._best.texts, **proposal.files})
-        race = Race(self._take_number(), self._best, proposal, name, tree, words["diff"], more)
+        self._begin_race(brought)
+        return True
+
+    def _begin_race(self, idea: Idea) -> None:
+        proposal, parent, words = idea.proposal, idea.parent, self._words(idea)
+        if idea.draft is not None and (other := alike(words["diff"], self.search.history)) is not None:
+            words["facts"] |= {"like": other}
+        tree = parent.tree.changed(proposal.files)
+        more = complexity(self.lineage.start.texts, {**parent.texts, **proposal.files})
+        race = Race(self._take_number(), parent, proposal, idea.proposer, tree, words["diff"], more)
         self._races[race.number] = race
         self.opened += 1
         body = words | {"tree": tree.id, "expected": proposal.expected, "complexity": more}
-        body |= {"money": proposal.cost.money, "tokens": proposal.cost.tokens}
         self._write(Event("proposed", str(race.number), body, race.number))
         self._judge(race)
-        return True
 
-    def _reject(self, name: str, proposal: Proposal, kind: str, reason: str) -> None:
+    def _up_to_date(self, idea: Idea) -> Idea | None:
+        """An idea that was made from what is no longer the incumbent, put onto it; None where the two conflict.
+
+        One that was grown from an earlier keep on purpose is raced there first, as it stands.
+        """
+        if idea.parent is self._best or not idea.proposal.files or idea.is_regrown:
+            return idea
+        both = merged(idea.parent.texts, self._best.texts, idea.proposal.files)
+        if both is None:
+            return None
+        files = {path: text for path, text in both.items() if text != self._best.texts.get(path)}
+        return replace(idea, proposal=replace(idea.proposal, files=files), parent=self._best)
+
+    def _reject(self, idea: Idea, kind: str, reason: str) -> None:
         number = self._take_number()
-        body = self._words(name, proposal) | {"kind": kind, "reason": f"{kind}: {reason}"}
+        body = self._words(idea) | {"kind": kind, "reason": f"{kind}: {reason}"}
         self._write(Event("rejected", str(number), body, number))
         self._flush()
-        self._remember(self.ledger.experiment(number))
+        experiment = self.ledger.experiment(number)
+        self._remember(experiment)
+        if self.search.may_mend(experiment):
+            self.search.let_mend(experiment)
+        if "exhausted" in idea.proposal.facts:
+            self.reason = self.reason or str(idea.proposal.facts["exhausted"])
 
-    def _words(self, name: str, proposal: Proposal) -> dict[str, Any]:
+    def _words(self, idea: Idea) -> dict[str, Any]:
         return {
-            "parent": self._best.number,
-            "hypothesis": one_line(proposal.hypothesis),
-            "proposer": name,
-            "diff": difference(self._best.texts, proposal.files),
-            "facts": dict(proposal.facts),
+            "parent": idea.parent.number,
+            "hypothesis": one_line(idea.proposal.hypothesis),
+            "proposer": idea.proposer,
+            "diff": difference(idea.parent.texts, idea.proposal.files),
+            "facts": dict(idea.proposal.facts),
+            "money": idea.proposal.cost.money,
+            "tokens": idea.proposal.cost.tokens,
+            "draft": idea.draft,
         }
 
     def _take_number(self) -> int:
@@ -419,6 +448,9 @@ class Loop:
 
     def _tell_candidate(self, race: Race, finding: Finding) -> None:
         race.seconds += finding.run.cost.seconds
+        if race.veto:
+            self._close(race, Status.DISCARDED, Decision("discard", None, None, None, None, race.veto))
+            return
         if finding.measurement is not None:
             race.samples.append(Sample(finding.run.id, finding.attempt.seed, finding.measurement.value))
             if self._ignores_seed(race.values):
@@ -432,6 +464,9 @@ class Loop:
         self._close(race, status, Decision("discard", None, None, None, None, finding.invalid or _failure(finding)))
 
     def _judge(self, race: Race) -> None:
+        if not race.parent.pool:  # nothing has been run on it yet, since something was taken out
+            self._want("incumbent", race)
+            return
         decision = self.policy.decide(
             self.noise.evidence(
                 race.samples,
@@ -469,7 +504,7 @@ class Loop:
             return
         files = {path: text for path, text in both.items() if text != self._best.texts.get(path)}
         self._close(race, Status.SHELVED, replace(decision, reason=f"{words}: merged onto it and tried again"))
-        self._open(race.proposer, replace(race.proposal, files=files, cost=Cost()))
+        self._open(Idea(race.proposer, replace(race.proposal, files=files, cost=Cost()), self._best))
 
     def _rebase(self, race: Race, decision: Decision, words: str) -> None:
         """Judge the very same tree against the new incumbent: what cannot stand beside it may still replace it."""
@@ -497,6 +532,9 @@ class Loop:
         self._remember(experiment)
         if not kept:
             self._spent += [(f"{race.number}-{n}", False) for n in range(1, race.runs + 1)]
+            if self.search.may_mend(experiment):
+                self._flush()
+                self.search.let_mend(experiment)
         else:
             self._flush()
             self.lineage.commit(experiment, race.proposal.files)
@@ -507,23 +545,16 @@ class Loop:
         """What a finished experiment teaches: the proposers, the bandit, and how rich the vein is."""
         if experiment.id == BASELINE:
             return
-        self._history.append(experiment)
-        self._bandit.learn(experiment)
-        for name in self._proposers:
-            self._teach(name, experiment)
-        self._failures = self._failures + 1 if experiment.status.is_failure else 0
+        for text in self.search.learn(experiment):  # whoever cannot learn may still have ideas
+            self._write(Event("note", text.partition(" ")[0] + f":{experiment.id}", {"text": text}, experiment.id))
+        if not experiment.reason.startswith("conflict:"):  # nobody's failure: another was faster
+            self._failures = self._failures + 1 if experiment.status.is_failure else 0
         if experiment.status is not Status.REJECTED and experiment.proposer != LAB:
             gain = (experiment.gain or 0.0) if experiment.status is Status.KEPT else 0.0
             self._gains.append(gain)
             self._lost_to_simplicity += max(0.0, -gain)
         if self._failures >= FAILURES_IN_A_ROW:
             self.reason = f"{self._failures} failures in a row; the last: {experiment.reason}"
-
-    def _teach(self, name: str, experiment: Experiment) -> None:
-        _, failure = walled(lambda: self._proposers[name].learn(experiment))
-        if failure:  # whoever cannot learn may still have ideas
-            text = f"{name} could not learn from experiment {experiment.id}: {failure}"
-            self._write(Event("note", f"{name}:{experiment.id}", {"text": text}, experiment.id))
 
     # Beginning and resuming
 
@@ -538,6 +569,8 @@ class Loop:
         self.reason = self.reason if self.is_asked_to_stop else None
         self.opened = self._failures = 0
         self._best = self.lineage.repair()
+        self.spent = Cost(money=(paid := self.ledger.spent())["money"], tokens=int(paid["tokens"]))
+        self.search.resume()
         self._costs = [_cost(run) for run in self.ledger.runs(BASELINE) if run["value"] is not None]
         self._resume()
 
@@ -564,6 +597,7 @@ class Loop:
         self._flush()
         self.noise.learn_start(self.ledger)
         self.slots.set_baseline(self._costs[:runs])
+        self.search.run_seconds = fmean(cost.seconds for cost in self._costs[:runs])
         if self.ledger.experiment(BASELINE).status.is_open:
             noise = f"one run varies by {self.sigma:.3g}" if self.sigma else "runs repeat exactly, whatever the seed"
             value, reason = fmean(base.values), f"the start; {noise}"
@@ -606,7 +640,7 @@ class Loop:
 
     def _forget(self) -> None:
         """Let go of kept experiments that nothing is raced against any more."""
-        needed = {self._best.number, *(race.parent.number for race in self._races.values())}
+        needed = {self._best.number, *(race.parent.number for race in self._races.values()), *self.search.parents}
         self.lineage.forget(needed | {one.experiment for one in self._under_way() if one.purpose == "incumbent"})
 
     # Stopping and obeying
@@ -625,10 +659,59 @@ class Loop:
 
     def _obey(self) -> None:
         for verb, argument in self.ledger.wishes():
-            if verb == "stop":
-                self.kill() if argument == "now" else self.stop()
-            elif verb in ("pause", "resume"):
-                self.is_paused = verb == "pause"
+            match verb:
+                case "stop":
+                    self.kill() if argument == "now" else self.stop()
+                case "pause" | "resume":
+                    self.is_paused = verb == "pause"
+                case "steer":
+                    self.search.steer(argument)
+                case "veto":
+                    self._veto(int(argument))
+                case "retry":
+                    self._retry(int(argument))
+                case "try":
+                    self._try(json.loads(argument))
+
+    def _veto(self, number: int) -> None:
+        """End an experiment under way; take a kept one out of the branch."""
+        race, words = self._races.get(number), "vetoed by a human"
+        if race is None:
+            self._flush()
+            self._take_out_kept(number, words)
+            return
+        race.veto = words
+        mine = [one for one in self._under_way() if one.purpose == "candidate" and one.asked_by == number]
+        self._queue = deque(one for one in self._queue if one not in mine)
+        flying = [one.run for one in self._flying.values() if one in mine]
+        for run in flying:
+            self.slots.kill(run)
+        if not flying:
+            self._close(race, Status.DISCARDED, Decision("discard", None, None, None, None, words))
+
+    def _take_out_kept(self, number: int, reason: str) -> None:
+        """Undo a kept change, with what stands on it where it cannot be undone by itself."""
+        found = self.lineage.unit_of(number, self._best.texts)
+        if found is None:
+            text = f"experiment {number} is {reason}, but nothing kept can be taken out for it"
+            self._write(Event("note", f"veto:{number}", {"text": text}, number))
+            return
+        words: dict[str, Any] = {"reason": reason, "pool": [], "value": None, "grade": None}
+        self._remember(self.lineage.take_out(*found, Status.REVERTED, words, self._take_number()))
+        self._best = self.lineage.standing(self._next - 1)
+
+    def _retry(self, number: int) -> None:
+        """Propose an experiment's patch again, on what is the incumbent now."""
+        one = self.ledger.experiment(number)
+        parent = self.lineage.standing(one.parent or BASELINE)
+        facts = {name: value for name, value in one.facts.items() if name not in ("failure", "smoke", "mends")}
+        proposal = Proposal(one.hypothesis, patched(parent.texts, one.diff) or {}, facts | {"retries": number})
+        self.search.offer(Idea(one.proposer, proposal, parent))
+
+    def _try(self, said: Mapping[str, Any]) -> None:
+        """Propose what somebody handed in who sits beside the lab: files against the incumbent of that time."""
+        proposal = Proposal(said["hypothesis"], said["files"], facts={"try": said["id"]})
+        self.search.offer(Idea(said["proposer"], proposal, self.lineage.standing(said["parent"])))
 
     def _why_stop(self) -> str | None:
         stop = self._stop
@@ -638,6 +721,12 @@ class Loop:
             return f"{stop.seconds:g} seconds"
         if stop.runs is not None and self._ran >= stop.runs:
             return CHECKPOINT
+        if stop.money is not None and self.spent.money >= stop.money:
+            return f"{stop.money:g} US dollars are spent"
+        if stop.tokens is not None and self.spent.tokens >= stop.tokens:
+            return f"{stop.tokens} tokens are used"
+        if stop.plateau is not None and self.search.stuck_for >= stop.plateau:
+            return f"no gain in {stop.plateau} experiments"
         values, direction = self._best.values, self.task.metric.direction
         if stop.target is not None and values and improvement(direction, fmean(values), stop.target) >= 0:
             return f"target {stop.target:g} reached"

@@ -43,7 +43,7 @@ def run_all(slots: Slots, wishes: Sequence[Wish], ledger: Ledger, *, may_fail: b
         while left and len(flying) < slots.count:
             one = left.pop()
             flying[slots.start(one.attempt, one.tree, one.texts)] = one.attempt
-        if any(verb == "stop" for verb, _ in ledger.wishes()):
+        if any(verb == "stop" for verb, _ in ledger.wishes("stop")):
             slots.kill()
         for future in wait(flying, timeout=_TICK, return_when=FIRST_COMPLETED)[0]:
             attempt, finding = flying.pop(future), future.result()

@@ -37,6 +37,14 @@ def report(ledger: Ledger, *, name: str, is_running: bool) -> dict[str, Any]:
         "simplicity": _simplicity(ledger, stands, gone, best),
         "transferred": [dict(event.body) for event in ledger.read() if event.kind == "transferred"],
         "pruned": dict(event.body) if (event := ledger.last("pruned")) else None,
+        "proposers": ledger.proposers(),
+        "failed": _failed(ledger),
+        "mended": [
+            row(one) | {"mends": one.facts["mends"]}
+            for one in ledger.experiments()
+            if "mends" in one.facts and one.value is not None
+        ],
+        "stopped": last.body["reason"] if (last := ledger.last("stopped")) else None,
         "utilisation": utilisation(ledger),
         "exposure": facts["exposure"],
         "noise": noise(ledger),
@@ -55,6 +63,10 @@ def _claim(
     percent = 100 * gain / abs(before) if before else None
     grade = (ledger.find("decided", best.id) or {}).get("grade")  # what it was worth before anybody audited it
     return {"start": before, "now": after, "gain": gain, "percent": percent, "grade": grade}
+
+
+def _failed(ledger: Ledger) -> dict[str, int]:
+    return {name: count for name, count in ledger.counts().items() if Status(name).is_failure}
 
 
 def _each(cost: dict[str, float], stands: list[Experiment], audited: dict[str, Any] | None) -> dict[str, float | None]:
@@ -115,12 +127,14 @@ def lines(told: dict[str, Any]) -> list[str]:
         + ("; nothing confirmed" if each is None else f"; {each:.0f} s for each keep that stands")
         + ("" if cost["seconds_per_percent"] is None else f", {cost['seconds_per_percent']:.0f} s for each percent")
     )
-    said += _kept(told) + _transfers(told)
+    said += _proposers(told) + _kept(told) + _transfers(told)
     front = ", ".join(f"{one['id']} ({one['grade']})" for one in told["frontier"][-12:])
     if front:
         said.append(f"best in metric, simplicity, memory or time, nobody better in all: experiments {front}")
     if told["noise"] and told["noise"]["drifted"]:
         said.append("drift: the runs of an incumbent moved in time; only its last four were compared with")
+    if told["stopped"]:
+        said.append(f"the search stopped: {told['stopped']}")
     use, looks = told["utilisation"], told["exposure"]
     said.append(f"slots busy: {100 * use:.0f} % of the time" if use is not None else "slots busy: not known")
     said.append(
@@ -154,6 +168,21 @@ def _good_for(told: dict[str, Any]) -> str:
         return ""
     known = "a number not known yet" if found["good_for"] is None else f"{found['good_for']:,}"
     return f" (good for {known})"
+
+
+def _proposers(told: dict[str, Any]) -> list[str]:
+    """Who proposed, where it was more than the tuner alone; what failed, and what was repaired."""
+    said = [
+        f"{one['proposer']}: {one['experiments']} experiments, {one['kept']} kept, {one['money']:.2f} USD, "
+        f"{one['tokens']} tokens"
+        for one in told["proposers"]
+        if one["tokens"] or one["money"]
+    ]
+    failed = ", ".join(f"{count} {name}" for name, count in sorted(told["failed"].items()))
+    repaired = ", ".join(f"{one['id']} repaired {one['mends']}" for one in told["mended"])
+    if failed:
+        said.append(f"failed: {failed}" + (f"; experiment {repaired}" if repaired else ""))
+    return said
 
 
 def _kept(told: dict[str, Any]) -> list[str]:

@@ -93,8 +93,8 @@ class Slots(Protocol):
         """Take away what a run worked on and made; its log and result stay."""
         ...
 
-    def kill(self) -> None:
-        """End every run now."""
+    def kill(self, run: str | None = None) -> None:
+        """End one run now, or every one."""
         ...
 
 
@@ -216,6 +216,21 @@ class Runner:
         rung = self.task.scale.get(attempt.rung)
         return self.task.budget.amount if rung is None or rung.amount is None else rung.amount
 
+    def rehearse(
+        self, attempt: Attempt, checkout: Checkout, tree: Tree, texts: Files, *, share: float, seconds: float
+    ) -> Run:
+        """A run on a share of its budget that nobody measures, in a tree of its own and in no slot."""
+        checkout.lay(tree, without=[path for path in tree.entries if self.task.is_hidden(path)], texts=texts)
+        job, amount = self._job(attempt, checkout.folder), (self._amount(attempt) or 0.0) * share
+        env = {**job.env, "NIGHTLAB_BUDGET": f"{amount:.17g}"}
+        job = replace(job, env=env, limits=replace(job.limits, wall=seconds))
+        return self.executor.submit(self.evaluator.prepare(job, seed=attempt.seed, budget=amount)).result()
+
+    @property
+    def baseline(self) -> Sequence[Cost]:
+        """What the baseline's runs used, once they are known."""
+        return self._baseline
+
     def _job(self, attempt: Attempt, tree: Path) -> Job:
         threads = str(max(1, len(os.sched_getaffinity(0)) // self.executor.slots))
         budget, rung = self._amount(attempt), self.task.scale.get(attempt.rung)
@@ -264,10 +279,11 @@ class Runner:
             if item.is_dir() and not item.is_symlink() and not (keep_examples and item.name == _MEASURED):
                 remove(item)
 
-    def kill(self) -> None:
-        """End every run now."""
-        for run in list(self._running):
-            self.executor.kill(run)
+    def kill(self, run: str | None = None) -> None:
+        """End one run now, or every one."""
+        for one in list(self._running):
+            if run in (None, one):
+                self.executor.kill(one)
 
     def close(self) -> None:
         """Wait for the slots, then clear their trees away."""

@@ -1,38 +1,91 @@
-"""Search: which proposer to ask next."""
+"""Search: what to grow from, which proposer to ask next, what was thought out meanwhile, when to widen.
+
+    think    whoever takes its time is asked ahead, in threads beside the loop, while the slots are busy
+    collect  what was thought out is made durable, and waits for a slot
+    ideas    what to try now: what a person handed in, then from whoever is most promising
+
+A call is recorded before it is made and once more when it has been answered, so that a lab that is killed in between
+asks the very same again. An answer belongs to the tree that it was made from: the loop brings it up to date, or drops
+it, where the incumbent has moved meanwhile.
+"""
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from random import Random
 from statistics import fmean
+from typing import Any
 
-from nightlab.values import Experiment, Status, derived_seed
+from nightlab.ledger import Event, Ledger
+from nightlab.lineage import BASELINE, LAB, Lineage, Standing, changes
+from nightlab.noise import Noise
+from nightlab.proposer import Context, Proposer, Trace, walled
+from nightlab.task import Task
+from nightlab.values import Clock, Cost, Experiment, Files, Proposal, Status, derived_seed
+from nightlab.workspace import difference, patched
 
+PLATEAU = 15
+"""So many proposals without a keep, and the search widens."""
 _WINDOW = 40
+_MEMORY = 200
+_TRACES = 12
+_LONGEST_PAUSE = 300.0
+_ALIKE = 0.8
+_ONLY_PARSE = 1024  # ast.PyCF_ONLY_AST, without the weight of importing ast
+
+Smoke = Callable[[Standing, Files], str | None]
+"""Tries a changed tree for a moment: what is wrong with it, in words, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Idea:
+    """A proposal, who had it, and the kept experiment that it was made from."""
+
+    proposer: str
+    proposal: Proposal
+    parent: Standing
+    draft: int | None = None
+    """The call that it was thought out in; None where it was had at once."""
+    is_regrown: bool = False
+    """Whether it was grown from an earlier keep on purpose, to be raced there first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A call that takes its time: who is asked, from what, to mend which experiment if any."""
+
+    number: int
+    proposer: str
+    parent: Standing
+    mends: int | None = None
+    is_regrown: bool = False
 
 
 @dataclass(slots=True)
 class Purse:
-    """What one proposer has brought in lately: per experiment its kept gain (0 where not kept) and its runs.
+    """What one proposer has brought in lately: per experiment its kept gain (0 where not kept) and what it cost.
 
     Cost is counted in runs, not seconds: the same seed has to give the same study on any machine, however busy.
+    Only where a proposer takes its time, that time counts, in runs as well. Money does not: a slot has no price here.
     """
 
     gains: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
-    runs: deque[int] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    costs: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
 
     def draw(self, dice: Random, typical_gain: float) -> float:
-        """A plausible gain per run: Thompson sampling over how often it wins, times what a win brings and costs."""
+        """A plausible gain per cost: Thompson sampling over how often it wins, times what a win brings and costs."""
         wins = [gain for gain in self.gains if gain > 0]
         rate = dice.betavariate(1 + len(wins), 2 + len(self.gains) - len(wins))
         gain = (sum(wins) + typical_gain) / (len(wins) + 1)
-        return rate * gain / ((sum(self.runs) + 1) / (len(self.runs) + 1))
+        return rate * gain / ((sum(self.costs) + 1) / (len(self.costs) + 1))
 
 
 class Bandit:
-    """Shares slots between proposers by confirmed gain per run; new ones are each tried first.
+    """Shares slots between proposers by confirmed gain per cost; new ones are each tried first.
 
     Deterministic: what it draws depends on the study's seed, the proposal's number, and what it has learned.
     """
@@ -42,11 +95,11 @@ class Bandit:
 
     def learn(self, experiment: Experiment) -> None:
         """Take note of what a finished experiment gained and cost."""
-        purse = self._purses.get(experiment.proposer)
-        if purse is not None and experiment.status is not Status.REJECTED:
+        purse, thinking = self._purses.get(experiment.proposer), float(experiment.facts.get("thinking", 0.0))
+        if purse is not None and (thinking or experiment.status is not Status.REJECTED):
             kept = experiment.status is Status.KEPT
             purse.gains.append(max(experiment.gain or 0.0, 0.0) if kept else 0.0)
-            purse.runs.append(experiment.runs)
+            purse.costs.append(experiment.runs + thinking)
 
     def order(self, *, seed: int, number: int) -> list[str]:
         """All names, the one to ask first in front."""
@@ -55,3 +108,343 @@ class Bandit:
         typical = fmean(wins) if wins else 1.0
         drawn = {name: purse.draw(dice, typical) for name, purse in self._purses.items()}
         return sorted(drawn, key=lambda name: (bool(self._purses[name].gains), -drawn[name]))
+
+
+class Search:
+    """One study's ideas: who has them, at once or beside the loop, and all that they are told."""
+
+    def __init__(
+        self,
+        proposers: Sequence[Proposer],
+        *,
+        task: Task,
+        ledger: Ledger,
+        lineage: Lineage,
+        noise: Noise,
+        seed: int = 0,
+        ideas: Mapping[str, str] | None = None,
+        instructions: Callable[[], str] = str,
+        smoke: Smoke | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.task, self.ledger, self.lineage, self.noise, self.seed = task, ledger, lineage, noise, seed
+        self.run_seconds = 0.0
+        self.stuck_for = 0
+        self._proposers = {proposer.name: proposer for proposer in proposers}
+        self._slow = {name: int(slots) for name, one in self._proposers.items() if (slots := getattr(one, "drafts", 0))}
+        self._bandit = Bandit(list(self._proposers))
+        self._ideas, self._instructions, self._smoke, self._clock = ideas or {}, instructions, smoke, clock
+        self.history: deque[Experiment] = deque(maxlen=_MEMORY)
+        self._steering: list[str] = []
+        self._spaces: list[dict[str, Any]] = []
+        self._threads = ThreadPoolExecutor(max(1, sum(self._slow.values())), thread_name_prefix="draft")
+        self._thinking: dict[Future[Proposal | None], Draft] = {}
+        self._asked = 0
+        self._unasked: deque[Draft] = deque()
+        self._ready: deque[Idea] = deque()
+        self._dry: set[str] = set()
+        self._best: int | None = None
+        self._failed: dict[str, int] = {}
+        self._waits: dict[str, float] = {}
+
+    # Having ideas
+
+    def ideas(self, best: Standing, number: Callable[[], int]) -> Iterator[Idea]:
+        """What to try now, the most promising first, until nobody has anything at hand. `number` is the next one's."""
+        had: Idea | None = None
+        while (had := self._handed_in() or self._first(best, number())) is not None:
+            yield had
+
+    def offer(self, idea: Idea) -> None:
+        """Put an idea of a person's in front of all others."""
+        self._ready.appendleft(replace(idea, draft=None))
+
+    def _handed_in(self) -> Idea | None:
+        return self._ready.popleft() if self._ready and self._ready[0].draft is None else None
+
+    def _first(self, best: Standing, number: int) -> Idea | None:
+        for name in self._bandit.order(seed=self.seed, number=number):
+            if name in self._slow:
+                found = next((idea for idea in self._ready if idea.proposer == name), None)
+                if found is not None:
+                    self._ready.remove(found)
+                    return found
+            elif (proposal := self._answer(name, self.context(best, number - 1))) is not None:
+                return Idea(name, proposal, best)
+        return None
+
+    def _answer(self, name: str, context: Context) -> Proposal | None:
+        """What a proposer answers; when it raises, that becomes a rejected experiment."""
+        proposal, failure = walled(lambda: self._proposers[name].propose(context))
+        return Proposal(f"{name} failed", {}, facts={"failure": failure}) if failure else proposal
+
+    def context(self, parent: Standing, number: int) -> Context:
+        """What a proposer is told that answers at once; `number` counts the ideas asked for so far."""
+        return Context(
+            files=parent.texts,
+            metric=self.task.metric.name,
+            direction=self.task.metric.direction,
+            number=number,
+            seed=self.seed,
+            incumbent=parent.number,
+            value=fmean(parent.values) if parent.pool else None,
+            sigma=self.noise.sigma,
+            history=tuple(self.history),
+            ideas=self._ideas,
+            instructions=self._instructions(),
+            was_tried=lambda files: self.ledger.was_tried(parent.tree.changed(files).id) is not None,
+            spaces=tuple(self._spaces),
+            steering=tuple(self._steering),
+            is_stuck=self.is_stuck,
+        )
+
+    def whole_context(self, parent: Standing, draft: int = 0, mends: int | None = None) -> Context:
+        """All there is to be told, for one who takes time to read it."""
+        failed = None if mends is None else self.ledger.experiment(mends)
+        told = [one for one in self.history if one.status is not Status.REJECTED][-_TRACES:]
+        near = [one for one in self.history if one.status is Status.SHELVED][-_TRACES:]
+        context = self.context(parent, draft)
+        if failed is not None:
+            context = replace(context, files=_texts({**parent.texts, **(patched(parent.texts, failed.diff) or {})}))
+        return replace(
+            context,
+            draft=draft,
+            kept=tuple(self.ledger.lineage(parent.number)[1:]),
+            traces={one.id: self._trace(one) for one in [*told, *near, *([failed] if failed else [])]},
+            under_way=tuple([one.hypothesis for one in self.ledger.open_experiments()] + self._waiting()),
+            beside=len(self._thinking),
+            mends=failed,
+        )
+
+    def _waiting(self) -> list[str]:
+        return [idea.proposal.hypothesis for idea in self._ready]
+
+    def _trace(self, experiment: Experiment) -> Trace:
+        body = self.ledger.last_run(experiment.id)
+        facts = body.get("facts") or {}
+        return Trace(body.get("tail") or "", facts.get("said") or {}, facts.get("curves") or {})
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether nothing was kept for so long that the search widens."""
+        return self.stuck_for >= PLATEAU
+
+    # Thinking beside the loop
+
+    @property
+    def futures(self) -> Iterable[Future[Proposal | None]]:
+        """The calls under way, to be waited for."""
+        return self._thinking
+
+    @property
+    def ahead(self) -> int:
+        """How many ideas are being thought out or wait for a slot."""
+        return len(self._thinking) + len(self._unasked) + len(self._ready)
+
+    @property
+    def may_think(self) -> bool:
+        """Whether somebody who takes time may still come up with something."""
+        return bool(self.ahead) or any(name not in self._dry for name in self._slow)
+
+    def think(self, best: Standing, *, slots: int, room: int | None) -> None:
+        """Ask whoever is free, as far ahead as the slots can use: each has its next idea ready, no more.
+
+        `room` bounds the ideas wanted in all; what is thought out for an incumbent that moves is half wasted.
+        """
+        if self._best != best.number:
+            self._best = best.number
+            self._dry.clear()
+        while self._unasked and self._is_free(self._unasked[0].proposer):
+            self._ask(self._unasked.popleft())
+        for name in self._bandit.order(seed=self.seed, number=self._asked) if self._slow else ():
+            while self._is_free(name) and name not in self._dry and self._clock() >= self._waits.get(name, 0.0):
+                if self.ahead >= slots + self._slow[name] - 1 or (room is not None and self.ahead >= room):
+                    return
+                ground = self._ground(best)
+                self._begin(Draft(self._asked, name, ground, is_regrown=ground is not best))
+
+    def _is_free(self, name: str) -> bool:
+        return sum(draft.proposer == name for draft in self._thinking.values()) < self._slow.get(name, 0)
+
+    def _ground(self, best: Standing) -> Standing:
+        """What to grow from: the incumbent, and on a plateau every third time an earlier keep."""
+        line = self.ledger.lineage(best.number) if self.is_stuck and self._asked % 3 == 2 else []
+        earlier = [one.id for one in line[:-1] if one.commit]
+        if not earlier:
+            return best
+        return self.lineage.standing(Random(derived_seed(self.seed, "ground", self._asked)).choice(earlier))
+
+    def _begin(self, draft: Draft) -> None:
+        words = {"proposer": draft.proposer, "parent": draft.parent.number}
+        more = {"mends": draft.mends, "is_regrown": draft.is_regrown}
+        self.ledger.append(Event("asked", str(draft.number), words | more))
+        self._asked += 1
+        self._unasked.append(draft) if draft.mends is not None else self._ask(draft)
+
+    def _ask(self, draft: Draft) -> None:
+        context = self.whole_context(draft.parent, draft.number, draft.mends)
+        self._thinking[self._threads.submit(self._think, draft, context)] = draft
+
+    def _think(self, draft: Draft, context: Context) -> Proposal | None:
+        began = self._clock()
+        proposal = self._answer(draft.proposer, context)
+        if proposal is None:
+            return None
+        files = {path: text for path, text in proposal.files.items() if text != context.files.get(path)}
+        if draft.mends is not None:
+            files = dict(changes(draft.parent.texts, _texts({**context.files, **files})))
+        facts = dict(proposal.facts) | {"thinking": round(self._in_runs(self._clock() - began), 3)}
+        facts |= {} if draft.mends is None else {"mends": draft.mends}
+        if files and "failure" not in facts:
+            wrong = syntax(files) or (self._smoke(draft.parent, files) if self._smoke else None)
+            facts |= {"smoke": wrong} if wrong else {}
+        return replace(proposal, files=files, facts=facts)
+
+    def _in_runs(self, seconds: float) -> float:
+        return seconds / self.run_seconds if self.run_seconds else 0.0
+
+    def collect(self) -> Cost:
+        """Make durable what was thought out since the last look; what that cost."""
+        cost = Cost()
+        for future in [future for future in self._thinking if future.done()]:
+            draft = self._thinking.pop(future)
+            proposal = future.result()
+            if proposal is None:
+                self._dry.add(draft.proposer)
+            self.ledger.append(Event("drafted", str(draft.number), _told(draft, proposal)))
+            if proposal is not None:
+                self._take(draft, proposal)
+                cost += proposal.cost
+        return cost
+
+    def _take(self, draft: Draft, proposal: Proposal) -> None:
+        """An answer waits for its slot; one that asks for a search instead is passed on."""
+        failed = self._failed[draft.proposer] = self._failed.get(draft.proposer, 0) + 1
+        if "failure" not in proposal.facts:
+            self._failed[draft.proposer] = 0
+        elif failed > 1:  # an endpoint may be down for a while; asking it faster mends nothing
+            self._waits[draft.proposer] = self._clock() + min(_LONGEST_PAUSE, 2.0 ** (failed - 1))
+        if "space" in proposal.facts and not proposal.files:
+            words = {"hypothesis": proposal.hypothesis, "proposer": draft.proposer}
+            self._spaces += [{**words, **dict(knob)} for knob in proposal.facts["space"]]
+        else:
+            self._ready.append(Idea(draft.proposer, proposal, draft.parent, draft.number, draft.is_regrown))
+
+    def leave(self, *, wait: bool) -> Cost:
+        """Let go of the threads: what is being thought is waited for, or ended and asked again another time."""
+        cost = self.collect()
+        ends = {name for name in self._slow if hasattr(self._proposers[name], "close")} if not wait else set()
+        ended = [future for future, draft in self._thinking.items() if draft.proposer in ends]
+        for name in {self._thinking.pop(future).proposer for future in ended}:
+            walled(self._proposers[name].close)  # type: ignore[attr-defined]  # looked for above
+        self._threads.shutdown(wait=True)
+        return cost + self.collect()
+
+    @property
+    def parents(self) -> set[int]:
+        """The kept experiments that something is being thought out from."""
+        drafts = {draft.parent.number for draft in (*self._thinking.values(), *self._unasked)}
+        return drafts | {idea.parent.number for idea in self._ready}
+
+    # Learning
+
+    def learn(self, experiment: Experiment) -> list[str]:
+        """Take note of a finished experiment; what went wrong where a proposer could not learn from it."""
+        self.history.append(experiment)
+        self._bandit.learn(experiment)
+        if experiment.status is Status.KEPT:
+            self.stuck_for = 0
+        elif experiment.status is not Status.REJECTED and experiment.proposer != LAB:
+            self.stuck_for += 1
+        told = {name: self._teach(name, experiment) for name in self._proposers}
+        return [
+            f"{name} could not learn from experiment {experiment.id}: {words}" for name, words in told.items() if words
+        ]
+
+    def _teach(self, name: str, experiment: Experiment) -> str | None:
+        return walled(lambda: self._proposers[name].learn(experiment))[1]
+
+    def may_mend(self, experiment: Experiment) -> bool:
+        """Whether its proposer takes its time and gets one turn to repair it: it crashed, or did not even begin."""
+        has_crashed = experiment.status is Status.CRASHED or experiment.reason.startswith("smoke:")
+        return has_crashed and "mends" not in experiment.facts and experiment.proposer in self._slow
+
+    def let_mend(self, experiment: Experiment) -> None:
+        """Ask for the repair of a finished experiment."""
+        parent = self.lineage.standing(experiment.parent or BASELINE)
+        self._begin(Draft(self._asked, experiment.proposer, parent, experiment.id))
+
+    def steer(self, text: str) -> None:
+        """Take up what the human has said."""
+        self._steering.append(text)
+
+    def resume(self) -> None:
+        """Take up what an earlier lab was thinking about, and what it had thought out and not yet tried."""
+        self._steering = [str(event.body["text"]) for event in self.ledger.read(kind="steered")]
+        answers = {int(event.key): event.body for event in self.ledger.read(kind="drafted")}
+        opened = self.ledger.opened_drafts() if answers else set()
+        for event in self.ledger.read(kind="asked"):
+            number, body = int(event.key), event.body
+            self._asked = max(self._asked, number + 1)
+            if body["proposer"] not in self._slow or number in opened:
+                continue
+            draft = Draft(
+                number, body["proposer"], self.lineage.standing(body["parent"]), body["mends"], body["is_regrown"]
+            )
+            if number not in answers:
+                self._unasked.append(draft)
+            elif (proposal := _read(draft, answers[number])) is not None:
+                self._take(draft, proposal)
+
+
+def syntax(files: Files) -> str | None:
+    """Why one of these texts is not Python, where it should be; None where all are."""
+    for path, text in files.items():
+        if text is None or not path.endswith(".py"):
+            continue
+        try:
+            compile(text, path, "exec", flags=_ONLY_PARSE, dont_inherit=True)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            return f"{path} is not valid Python: {error}"
+    return None
+
+
+def alike(diff: str, history: Iterable[Experiment]) -> int | None:
+    """The latest experiment that changed nearly the same lines in the same way, if one did."""
+    mine = _turns(diff)
+    for one in sorted(history, key=lambda one: -one.id) if mine else ():
+        other = _turns(one.diff)
+        if len(mine & other) >= _ALIKE * len(mine | other):
+            return one.id
+    return None
+
+
+def _turns(diff: str) -> set[str]:
+    lines = (line for line in diff.splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---"))
+    return {line[0] + " ".join(line[1:].split()) for line in lines}
+
+
+def _texts(files: Files) -> dict[str, str]:
+    return {path: text for path, text in files.items() if text is not None}
+
+
+def _told(draft: Draft, proposal: Proposal | None) -> dict[str, Any]:
+    """An answer as the ledger keeps it."""
+    if proposal is None:
+        return {"hypothesis": None}
+    return {
+        "hypothesis": proposal.hypothesis,
+        "diff": difference(draft.parent.texts, proposal.files),
+        "facts": dict(proposal.facts),
+        "expected": proposal.expected,
+        "money": proposal.cost.money,
+        "tokens": proposal.cost.tokens,
+    }
+
+
+def _read(draft: Draft, body: Mapping[str, Any]) -> Proposal | None:
+    if body["hypothesis"] is None:
+        return None
+    files = patched(draft.parent.texts, body["diff"]) or {}
+    cost = Cost(money=body["money"], tokens=body["tokens"])
+    return Proposal(body["hypothesis"], files, body["facts"], body["expected"], cost)

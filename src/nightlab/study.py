@@ -21,11 +21,14 @@ from nightlab.judge import Judge, Part
 from nightlab.ledger import Event, Ledger
 from nightlab.lineage import Lineage
 from nightlab.loop import CHECKPOINT, Loop, Stop
+from nightlab.noise import Noise
 from nightlab.place import Place
-from nightlab.proposer import Proposer
+from nightlab.proposer import Context, Proposer
 from nightlab.pruner import PRUNE_FROM, Pruner, Say
 from nightlab.runner import Runner
 from nightlab.sealed import examine, located
+from nightlab.search import Search
+from nightlab.smoke import Smoke
 from nightlab.task import PROGRAM_FILE, TASK_FILE, Task
 from nightlab.values import Cost
 from nightlab.workspace import Checkout, patched, touched
@@ -160,6 +163,7 @@ class Study:
             seed=self.facts["seed"],
             ideas=self._ideas(),
             instructions=self._instructions,
+            smoke=Smoke(self.runner),
         )
 
     def auditor(self, say: Say = print) -> Auditor:
@@ -249,6 +253,7 @@ class Study:
             home=home,
             cache=cache,
             parts={part: str(located(name, self.place.root) or name) for part, name in sides.items()},
+            env=judge.env,
         )
         known: dict[str, Any] = {
             "judge": asked,
@@ -271,8 +276,36 @@ class Study:
         return {path: text for path in sorted(paths) if (text := self.place.repository.text(tree, path))}
 
     def _instructions(self) -> str:
-        path = self.place.root / PROGRAM_FILE
-        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        return instructions(self.place)
+
+
+def instructions(place: Place) -> str:
+    """The human's own words as they stand now; read anew for every idea."""
+    path = place.root / PROGRAM_FILE
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def context_of(place: Place) -> tuple[Context, Task]:
+    """What an agent would be told if it were asked now. Raises NotFound before the study has an incumbent."""
+    found = load_task(place)
+    with closing(place.read()) as ledger:
+        best, study = ledger.incumbent(), ledger.study() or {}
+        if best is None:
+            raise NotFound(
+                f"study {place.name} has no baseline yet, so there is nothing to tell; start it: nightlab run"
+            )
+        lineage = Lineage(task=found, ledger=ledger, repository=place.repository, branch=place.branch)
+        noise = Noise(ledger, found.metric.direction, lambda _: None)
+        noise.learn_start(ledger)
+        told = {"seed": study["seed"], "instructions": lambda: instructions(place)}
+        search = Search([], task=found, ledger=ledger, lineage=lineage, noise=noise, **told)
+        for experiment in ledger.experiments()[1:]:
+            if not experiment.status.is_open:
+                search.learn(experiment)
+        search.resume()
+        for text in ledger.unheard("steer"):
+            search.steer(text)
+        return search.whole_context(lineage.standing(best.id)), found
 
 
 def write_tree(place: Place, number: int, into: Path) -> Path:

@@ -101,6 +101,8 @@ class Judge(_Section):
     data: str = "validation"
     sealed: str = ""
     gives: bool | None = None
+    env: tuple[str, ...] = Field(default=(), strict=False)
+    """Names of variables that the judge, and no run, gets from the environment: a key, an endpoint."""
     hide: tuple[str, ...] = Field(default=(), strict=False)
     """Globs of what no run may read though the jail shows it; {stdlib} is every standard library in there."""
 

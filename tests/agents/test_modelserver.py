@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import httpx
 import pytest
+from asking import SCHEMA, WIRES, events, find, request
 
 from nightlab.testing.modelserver import (
     Asked,
@@ -23,59 +23,6 @@ from nightlab.testing.modelserver import (
     malformed,
     write,
 )
-
-WIRES = ["messages", "chat", "responses", "gemini"]
-SCHEMA = {"type": "object", "properties": {"path": {"type": "string"}, "content": {"type": "string"}}}
-
-
-def request(wire: str, *, stream: bool = False, tool: str = "write") -> tuple[str, dict[str, Any]]:
-    """Path and body of one question with one tool, after a tool has answered."""
-    function = {"name": tool, "description": "", "parameters": SCHEMA}
-    match wire:
-        case "messages":
-            used = {"type": "tool_use", "id": "t1", "name": tool, "input": {"path": "a"}}
-            brought = {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "written"}]}
-            turns = [("user", "go"), ("assistant", [used]), ("user", [brought])]
-            messages = [{"role": role, "content": content} for role, content in turns]
-            offered = [{"name": tool, "input_schema": SCHEMA}]
-            rest = {"system": [{"type": "text", "text": "be brief"}], "tools": offered, "max_tokens": 9}
-            return "/v1/messages?beta=true", {"model": "m", "messages": messages, "stream": stream, **rest}
-        case "chat":
-            called = [{"id": "t1", "type": "function", "function": {"name": tool, "arguments": '{"path": "a"}'}}]
-            messages = [
-                {"role": "system", "content": "be brief"},
-                {"role": "user", "content": "go"},
-                {"role": "assistant", "content": None, "tool_calls": called},
-                {"role": "tool", "tool_call_id": "t1", "content": "written"},
-            ]
-            rest = {"stream_options": {"include_usage": True}} if stream else {}
-            offered = [{"type": "function", "function": function}]
-            body = {"model": "m", "messages": messages, "tools": offered, "stream": stream, **rest}
-            return "/v1/chat/completions", body
-        case "responses":
-            items = [
-                {"role": "user", "content": [{"type": "input_text", "text": "go"}]},
-                {"type": "function_call", "call_id": "t1", "name": tool, "arguments": '{"path": "a"}'},
-                {"type": "function_call_output", "call_id": "t1", "output": "written"},
-            ]
-            offered = [{"type": "function", **function}, {"type": "web_search"}]
-            rest = {"instructions": "be brief", "tools": offered}
-            return "/v1/responses", {"model": "m", "input": items, "stream": stream, **rest}
-        case _:
-            contents = [
-                {"role": "user", "parts": [{"text": "go"}]},
-                {"role": "model", "parts": [{"functionCall": {"id": "t1", "name": tool, "args": {"path": "a"}}}]},
-                {"role": "user", "parts": [{"functionResponse": {"id": "t1", "name": tool, "response": "written"}}]},
-            ]
-            verb = "streamGenerateContent?alt=sse" if stream else "generateContent"
-            rest = {"systemInstruction": {"parts": [{"text": "be brief"}]}}
-            offered = [{"functionDeclarations": [function]}]
-            return f"/v1beta/models/m:{verb}", {"contents": contents, "tools": offered, **rest}
-
-
-def events(text: str) -> list[Mapping[str, Any]]:
-    lines = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
-    return [json.loads(line) for line in lines if line != "[DONE]"]
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -112,16 +59,6 @@ def test_a_reply_streams_and_does_not_with_the_same_words_calls_and_count(wire: 
     assert "b" * 60 in "".join(find(plain.json(), "arguments", "content"))
     assert server.usage.total == Usage(200, 40, 60)
     assert events(streamed.text)
-
-
-def find(thing: Any, *names: str) -> list[str]:
-    """All strings under these keys, depth first."""
-    if isinstance(thing, list):
-        return [text for one in thing for text in find(one, *names)]
-    if isinstance(thing, dict):
-        here = [value for name, value in thing.items() if name in names and isinstance(value, str)]
-        return here + [text for value in thing.values() for text in find(value, *names)]
-    return []
 
 
 @pytest.mark.parametrize("wire", WIRES)

@@ -160,7 +160,7 @@ class _Provider:
     url: str
 
 
-_PROVIDERS = {
+PROVIDERS = {
     "openai": _Provider("chat", "OPENAI_API_KEY", "OPENAI_BASE_URL", "https://api.openai.com/v1"),
     "anthropic": _Provider("messages", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "https://api.anthropic.com"),
 }
@@ -171,9 +171,9 @@ def upstream(name: str, model: str, environ: Mapping[str, str]) -> Upstream:
 
     Raises BadPlugin, naming what is missing. A server on this machine needs no key.
     """
-    if name not in _PROVIDERS:
-        raise BadPlugin(f"no model endpoint is called {name!r}; there are: {', '.join(sorted(_PROVIDERS))}")
-    provider = _PROVIDERS[name]
+    if name not in PROVIDERS:
+        raise BadPlugin(f"no model endpoint is called {name!r}; there are: {', '.join(sorted(PROVIDERS))}")
+    provider = PROVIDERS[name]
     if not model.strip():
         raise BadPlugin(f"{name} needs the name of a model: write --agent {name}:MODEL")
     url = environ.get(provider.base, "").strip().rstrip("/") or provider.url

@@ -90,8 +90,6 @@ class Exchange:
     async def open(self, listener: socket.socket, outside: httpx.AsyncClient | None) -> None:
         """Serve, until closed. Without a client for the outside only the cassette answers."""
         self._outside = outside
-        if outside is not None:
-            self._till.book(self._purse, self._line.cost)
         config = uvicorn.Config(
             self._answer,
             interface="asgi3",

@@ -19,13 +19,15 @@ from nightlab.agents.bounds import Bounds
 from nightlab.agents.cassette import Cassette
 from nightlab.agents.prices import Price, Prices
 from nightlab.agents.requests import address, key_header
-from nightlab.agents.till import Caps, Till
+from nightlab.agents.till import Caps, Purse, Till
 from nightlab.agents.upstream import Upstream, Wire
 from nightlab.errors import BadTask
 from nightlab.values import Cost
 
 if TYPE_CHECKING:
     import httpx
+
+    from nightlab.agents.exchange import Exchange
 
 __all__ = ["Caps", "Line", "Prices", "Relay", "Upstream", "Wire"]
 
@@ -77,6 +79,8 @@ class Relay:
         self._till = Till(caps, spent, warn)
         self._bounds = Bounds()
         self._replay_only = replay_only
+        self._lines: list[Exchange] = []
+        self._opened: set[Path] = set()
         self._lock = Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: Thread | None = None
@@ -100,12 +104,14 @@ class Relay:
         with _place(folder) as path:
             line = Line(path, cassette.cost)
             purse = self._till.purse()
+            self._call(self._booked(folder, purse, cassette.cost))
             exchange = Exchange(line, upstream, frozenset(also), price, cassette, self._till, purse, self._bounds)
             self._call(exchange.open(_listener(path), None if self._replay_only else self._outside()))
+            self._lines.append(exchange)
             try:
                 yield line
             finally:
-                self._call(exchange.close())
+                self._end(exchange)
 
     def unpriced(self, upstream: Upstream) -> str | None:
         """Why this model cannot be used under a cap on money, in words, or None where it can."""
@@ -143,6 +149,8 @@ class Relay:
 
     def close(self) -> None:
         """End everything that is under way."""
+        for exchange in list(self._lines):
+            self._end(exchange)
         with self._lock:
             loop, self._loop = self._loop, None
         if loop is None or self._thread is None:
@@ -152,6 +160,20 @@ class Relay:
         loop.call_soon_threadsafe(loop.stop)
         self._thread.join(PATIENCE)
         loop.close()
+
+    def _end(self, exchange: Exchange) -> None:
+        with self._lock:
+            if exchange not in self._lines:
+                return
+            self._lines.remove(exchange)
+        self._call(exchange.close())
+
+    async def _booked(self, folder: Path, purse: Purse, cost: Cost) -> None:
+        """Count what an earlier lab paid for this call and nobody has counted since: it ended before it could say."""
+        if not self._replay_only:
+            is_known = folder in self._opened
+            self._opened.add(folder)
+            self._till.book(purse, cost, again=is_known)
 
     def _price(self, upstream: Upstream) -> Price | None:
         if words := self.unpriced(upstream):

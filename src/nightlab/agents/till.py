@@ -158,12 +158,13 @@ class Till:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def book(self, purse: Purse, cost: Cost) -> None:
-        """Count what was spent, and warn once when most of it is gone."""
-        for one in (self._study, purse):
+    def book(self, purse: Purse, cost: Cost, *, again: bool = False) -> None:
+        """Count what was spent, and warn once when most of it is gone; what is booked again is the call's own only."""
+        for one in [purse] if again else [self._study, purse]:
             one.money += cost.money
             one.tokens += cost.tokens
-        self.spent += cost
+        if not again:
+            self.spent += cost
         if not self._has_warned and self._share() >= WARN_AT:
             self._has_warned = True
             self.warn(self._study.words())

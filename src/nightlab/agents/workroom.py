@@ -29,3 +29,8 @@ class Workroom:
     """The user's environment: keys and addresses of models. No agent sees it."""
     seconds: float = 900.0
     """Wall time of one call."""
+
+    def close(self) -> None:
+        """End every call under way; what was being asked is asked again another time."""
+        self.relay.close()
+        self.executor.close()

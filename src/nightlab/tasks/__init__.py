@@ -8,8 +8,11 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from nightlab.errors import BadTask, NotFound
+from nightlab.facts import machine
 
-NAMES = ("tinylm", "compress", "speed")
+NAMES = ("tinylm", "compress", "speed", "gpt", "prompt")
+BORROWED = {"gpt": {"judge.py": "tinylm", "predict.py": "tinylm"}}
+"""Files that a template takes from another: two that ask the same have one judge, and each folder stands alone."""
 
 
 def folder(name: str) -> Traversable:
@@ -19,9 +22,17 @@ def folder(name: str) -> Traversable:
     return files(__name__) / name
 
 
-def write(name: str, where: Path) -> list[str]:
-    """Copy a template into a folder and say which files came. Raises BadTask rather than overwrite one."""
-    contents = dict(sorted(_contents(folder(name))))
+def write(name: str, where: Path, *, has_gpu: bool | None = None) -> list[str]:
+    """Copy a template into a folder and say which files came. Raises BadTask rather than overwrite one.
+
+    A template with a nightlab.gpu.toml begins with that where there is an NVIDIA GPU, and keeps the other beside it.
+    """
+    contents = dict(_contents(folder(name)))
+    contents |= {path: (folder(other) / path).read_bytes() for path, other in BORROWED.get(name, {}).items()}
+    on_gpu = bool(machine()["gpus"]) if has_gpu is None else has_gpu
+    if on_gpu and (task := contents.pop("nightlab.gpu.toml", None)):
+        contents["nightlab.cpu.toml"], contents["nightlab.toml"] = contents["nightlab.toml"], task
+    contents = dict(sorted(contents.items()))
     if taken := [path for path in contents if (where / path).exists()]:
         raise BadTask(f"{where} has its own {', '.join(taken)}; start {name} in an empty folder")
     for path, content in contents.items():

@@ -58,5 +58,5 @@ class InstantSlots:
     def clear(self, run: str, *, keep_examples: bool = False) -> None:
         """Nothing was made."""
 
-    def kill(self) -> None:
+    def kill(self, run: str | None = None) -> None:
         """Nothing runs."""
