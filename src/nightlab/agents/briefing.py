@@ -180,7 +180,7 @@ def _under_way(context: Context) -> Section:
         + ([f"{others}: take an idea that they are not likely to have first."] if context.beside else []),
         share=0.05,
         rank=1,
-        lead="Do not propose it again.",
+        lead="Do not propose it again." if context.under_way else "",
     )
 
 
