@@ -251,13 +251,13 @@ def test_of_a_list_of_ideas_the_good_stay_the_harmful_go_and_a_crash_is_repaired
             return edit(line, "BATCH = 16", "a smaller batch, now as a number")
         if "np.tahn" in told.partition("The files")[2]:
             return Reply(text="GIVE UP: it was not a good idea")
-        name, old, new = next(left)
+        name, old, new = next(left, ("one more comment", "BATCH = 16", "BATCH = 16  # small"))
         (line,) = set(re.findall(f"^.*{re.escape(old)}.*$", told.partition("The files")[2], re.MULTILINE))
         return edit(line, line.replace(old, new), name)
 
     with ModelServer(script) as server:
         at(server)
-        words = ("run", "--agent", "openai:m", "--drafts", "1", "--experiments", "7")
+        words = ("run", "--agent", "openai:m", "--drafts", "1", "--experiments", "8")
         done = nightlab(*words, at=folder, patience=900)
 
     log = {str(row["hypothesis"]): row for row in rows(nightlab, folder)}
