@@ -62,11 +62,15 @@ def test_an_agent_is_told_tries_and_reads_what_became_of_it(folder: Path) -> Non
             rows = [json.loads(line) for line in (await call(one, "history", last=1)).splitlines()]
             status = json.loads(await call(one, "status"))
             shown = json.loads(await call(one, "show", experiment=1))
+            briefed = await call(one, "context")
 
         assert tools.keys() == {"context", "try", "status", "history", "show", "steer"}
         assert all(len(tool.description or "") > 60 for tool in tools.values())
         assert tools["try"].input_schema["required"] == ["hypothesis"]
         assert told.startswith("Lower it.")
+        assert "Nothing was tried yet" in told
+        assert "a smaller knob" in briefed
+        assert "look at the seed" in briefed
         assert f"Edit: train.py in {folder}. Then call try." in told
         assert (found["decision"], found["proposer"]) == ("kept", "agent")
         assert "the baseline: run 0-1 begins" in progress

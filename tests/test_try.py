@@ -393,20 +393,36 @@ def is_running(folder: Path, run: str) -> Callable[[], bool]:
 
 
 @pytest.mark.slow
-def test_while_a_lab_runs_a_try_is_refused_in_words(nightlab: Nightlab, folder: Path) -> None:
+def test_while_a_lab_runs_a_try_is_handed_to_it(nightlab: Nightlab, folder: Path) -> None:
+    process = start(folder, "run", "--agent", "unchanged", "--no-audit")
+    wait_for(is_running(folder, "1-1"))
+    edit(folder, "KNOB = 5.0", "KNOB = 4.0")
+
+    found = tried(nightlab, "-m", "a smaller knob", "--as", "Ada")
+
+    assert (found["decision"], found["proposer"], found["edit"]) == ("kept", "Ada", str(folder))
+    assert process.poll() is None
+    nightlab("stop")
+    process.communicate(timeout=30)
+
+
+@pytest.mark.slow
+def test_a_try_whose_lab_is_killed_says_so(nightlab: Nightlab, folder: Path) -> None:
     starts_slow(folder)
     edit(folder, "NAP = 0.0", "NAP = 60.0")
-    process = start(folder, "try", "-m", "a nap")
+    first = start(folder, "try", "-m", "a nap")
     wait_for(is_running(folder, "1-1"))
+    git(folder, "checkout", "-q", "HEAD", "--", "train.py")
+    edit(folder, "KNOB = 5.0", "KNOB = 4.0")
+    second = start(folder, "try", "-m", "a smaller knob")
+    time.sleep(1.5)
 
-    done = nightlab("try", "-m", "a nap", check=False)
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=20)
+    _, err = second.communicate(timeout=20)
 
-    assert done.returncode == 3
-    assert "is held by process" in done.stderr
-    assert "nightlab steer" in done.stderr
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=20)
-    assert process.returncode == 130
+    assert (first.returncode, second.returncode) == (130, 4)
+    assert "the lab ended before your change was judged" in err
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nightlab.errors import BadChange, BadPlugin, BadTask, NightlabError, StudyBusy, StudyStuck
+from nightlab.errors import BadChange, BadPlugin, BadTask, NightlabError, StudyStuck
 
 if TYPE_CHECKING:
     from nightlab.crew import Crew
@@ -742,6 +742,22 @@ def _say_when(study: str, verb: str, as_json: bool) -> None:
 # ---- from inside an agent ----
 
 
+@app.command()
+def context(
+    files: Annotated[bool, typer.Option("--files", help="With the files, as the built-in agent is told.")] = False,
+    study: StudyName = "main",
+    as_json: Json = False,
+) -> None:
+    """What an agent would be told if it were asked for an idea now."""
+    from nightlab.agents.briefing import briefing, with_files
+    from nightlab.study import context_of
+
+    told, task = context_of(_place(study))
+    text = briefing(told, task=task)
+    text = with_files(text, told) if files else text
+    _print_json({"incumbent": told.incumbent, "text": text}) if as_json else print(text)
+
+
 @app.command("try")
 def try_(
     hypothesis: Annotated[str | None, typer.Option("-m", "--message", help="What you expect, and why.")] = None,
@@ -814,12 +830,14 @@ def _visited(asked: Asked, name: str, *, workers: int, unsafe: bool, is_quiet: b
     from nightlab import trial
     from nightlab.loop import Stop
 
-    change = trial.read(_place(name), asked)
-    try:
-        with _opened(name, workers=workers, unsafe=unsafe) as study:
-            return trial.visit(study, asked, change, _watch(study, Stop(), is_quiet=is_quiet))
-    except StudyBusy as error:
-        raise StudyBusy(f"{error}; or tell the lab that runs what to try: nightlab steer TEXT") from error
+    place = _place(name)
+    change = trial.read(place, asked)
+    if (holder := place.holder()) is not None:
+        if not is_quiet:
+            print(f"handed to the lab that runs ({holder}); waiting for its decision")
+        return trial.hand_in(place, asked, change)
+    with _opened(name, workers=workers, unsafe=unsafe) as study:
+        return trial.visit(study, asked, change, _watch(study, Stop(), is_quiet=is_quiet))
 
 
 def _folder(in_: Path | None, patch: Path | None) -> Folder | None:

@@ -28,7 +28,6 @@ from nightlab.executor import LocalExecutor
 from nightlab.lineage import changes
 from nightlab.proposer import Context, Proposer
 from nightlab.study import Study
-from nightlab.values import Cost
 from nightlab.workspace import Checkout
 
 PRICES_FILE = "prices.toml"
@@ -91,15 +90,15 @@ class Crew:
 
     def _workroom(self, study: Study) -> Workroom:
         if self._room is None:
-            spent = study.ledger.spent()
+            home = study.place.home / "agents"
             relay = Relay(
-                prices=Prices.load(self._prices(study.place.root)),
-                caps=Caps(money=self.money, tokens=self.tokens),
-                spent=Cost(money=spent["money"], tokens=int(spent["tokens"])),
-                warn=self.say,
+                Prices.load(self._prices(study.place.root)),
+                Caps(money=self.money, tokens=self.tokens),
+                warn=lambda words: self.say(f"warning, 80 % of the cap: {words}"),
             )
+            relay.recall(home)
             self._room = Workroom(
-                home=study.place.home / "agents",
+                home=home,
                 task=study.task,
                 executor=LocalExecutor(self.drafts * len(self._hired), study.executor.level),
                 relay=relay,

@@ -12,6 +12,7 @@ winner's own tree is judged against the new incumbent.
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -669,6 +670,8 @@ class Loop:
                     self._veto(int(argument))
                 case "retry":
                     self._retry(int(argument))
+                case "try":
+                    self._try(json.loads(argument))
 
     def _veto(self, number: int) -> None:
         """End an experiment under way; take a kept one out of the branch."""
@@ -704,6 +707,11 @@ class Loop:
         facts = {name: value for name, value in one.facts.items() if name not in ("failure", "smoke", "mends")}
         proposal = Proposal(one.hypothesis, patched(parent.texts, one.diff) or {}, facts | {"retries": number})
         self.search.offer(Idea(one.proposer, proposal, parent))
+
+    def _try(self, said: Mapping[str, Any]) -> None:
+        """Propose what somebody handed in who sits beside the lab: files against the incumbent of that time."""
+        proposal = Proposal(said["hypothesis"], said["files"], facts={"try": said["id"]})
+        self.search.offer(Idea(said["proposer"], proposal, self.lineage.standing(said["parent"])))
 
     def _why_stop(self) -> str | None:
         stop = self._stop

@@ -17,10 +17,11 @@ from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 
 from nightlab import __version__, trial
+from nightlab.agents.briefing import briefing
+from nightlab.errors import NotFound
 from nightlab.ledger import Event
 from nightlab.place import Place
-from nightlab.study import load_task
-from nightlab.task import PROGRAM_FILE
+from nightlab.study import context_of, instructions, load_task
 
 _TICK = 0.5
 _PATIENCE = 5.0
@@ -61,7 +62,7 @@ class Desk:
 
         Call it before the first change, and again after a few tries: what the human has said since stands there.
         """
-        told = await self._told()
+        told = self._told()
         globs = ", ".join(load_task(self._place).task.editable)
         return f"{told}\nEdit: {globs} in {self._folder or self._place.repository.root}. Then call try.\n"
 
@@ -96,13 +97,6 @@ class Desk:
         """Tell whoever proposes next where to look, in words; for what you noticed and will not try yourself."""
         return await self._nightlab("steer", "--json", "--", text)
 
-    async def _told(self) -> str:
-        """The human's own words, and the latest experiments."""
-        program = self._place.root / PROGRAM_FILE
-        told = program.read_text(encoding="utf-8", errors="replace") if program.is_file() else ""
-        begun = self._place.ledger.exists()
-        return f"{told}\n{await self._nightlab('log', '--limit=20') if begun else 'Nothing was tried yet.'}"
-
     async def _nightlab(self, verb: str, *words: str, said: str = "", context: Context | None = None) -> str:
         """What a command prints. What it refuses becomes the tool's error, in its own words."""
         command = [sys.executable, "-m", "nightlab", verb, f"--study={self._place.name}", *words]
@@ -125,6 +119,14 @@ class Desk:
             words_of_it = b"".join(err).decode(errors="replace").strip().removeprefix("nightlab: ")
             raise ToolError(words_of_it or f"nightlab {verb} ended with exit code {code}")
         return b"".join(out).decode(errors="replace")
+
+    def _told(self) -> str:
+        """What any agent would be told now; before there is a baseline, the human's own words."""
+        try:
+            context, task = context_of(self._place)
+        except NotFound as error:
+            return f"{instructions(self._place)}\nNothing was tried yet: {error}. The first try does it too."
+        return briefing(context, task=task)
 
     async def _report(self, process: Any, context: Context) -> None:
         """Tell the client how far a try is: of each run that begins or ends, else now and then that it goes on."""

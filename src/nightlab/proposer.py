@@ -65,6 +65,10 @@ class Context:
     """What won elsewhere, in words: ideas to be tested here."""
     spaces: Sequence[Mapping[str, Any]] = ()
     """Small search spaces that other proposers asked for instead of a value: facts["space"] of their proposals."""
+    under_way: Sequence[str] = ()
+    """Hypotheses that are being tried or wait to be tried at this moment."""
+    beside: int = 0
+    """How many others are asked the same at this moment."""
     is_stuck: bool = False
     """Whether nothing was kept for so long that the search should widen."""
     mends: Experiment | None = None

@@ -194,6 +194,7 @@ class Search:
             instructions=self._instructions(),
             was_tried=lambda files: self.ledger.was_tried(parent.tree.changed(files).id) is not None,
             spaces=tuple(self._spaces),
+            steering=tuple(self._steering),
             is_stuck=self.is_stuck,
         )
 
@@ -210,9 +211,13 @@ class Search:
             draft=draft,
             kept=tuple(self.ledger.lineage(parent.number)[1:]),
             traces={one.id: self._trace(one) for one in [*told, *near, *([failed] if failed else [])]},
-            steering=tuple(self._steering),
+            under_way=tuple([one.hypothesis for one in self.ledger.open_experiments()] + self._waiting()),
+            beside=len(self._thinking),
             mends=failed,
         )
+
+    def _waiting(self) -> list[str]:
+        return [idea.proposal.hypothesis for idea in self._ready]
 
     def _trace(self, experiment: Experiment) -> Trace:
         body = self.ledger.last_run(experiment.id)

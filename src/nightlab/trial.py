@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
@@ -31,6 +32,7 @@ from nightlab.workspace import Checkout, Repository, Tree, blob_id, is_plain, me
 MARKER = ".nightlab-try"
 """The file in a folder of ours that says which experiment it was laid out from."""
 _LARGEST = 1_000_000
+_TICK = 0.25
 _MOST = 64 * 1024 * 1024  # what is larger is data: it is not compared
 _OF_TOOLS = {".git", ".nightlab", "__pycache__"}
 _FAILED = {Status.REJECTED, Status.CRASHED, Status.TIMEOUT, Status.INVALID}
@@ -233,25 +235,56 @@ def visit(study: Study, asked: Asked, change: Change, watch: Watch) -> dict[str,
         reason = loop.run()
     if visitor.experiment is None:
         raise StudyStuck(f"your change was not tried: {reason}; try it again")
-    found = told(study.ledger, study.ledger.experiment(visitor.experiment.id))
-    where, words = _settled(study, asked, change, found)
-    more = {"study": study.place.name, "metric": study.task.metric.name, "left_out": list(change.left_out)}
+    experiment = study.ledger.experiment(visitor.experiment.id)
+    return _whole(study.place, study.task, study.ledger, experiment, asked, change)
+
+
+def hand_in(place: Place, asked: Asked, change: Change) -> dict[str, Any]:
+    """Hand one change to the lab that runs this study, and wait for what becomes of it.
+
+    Raises StudyStuck where that lab ends before.
+    """
+    token, (parent, commit) = uuid.uuid4().hex, incumbent(place)
+    tree = place.repository.tree(commit)
+    files = change.onto({path: place.repository.text(tree, path) for path in change.files})
+    wish = {"hypothesis": asked.hypothesis, "proposer": asked.name, "files": files, "parent": parent, "id": token}
+    with closing(place.read()) as ledger:
+        ledger.ask("try", json.dumps(wish))
+        while (experiment := _handed_in(ledger, token)) is None or experiment.status.is_open:
+            if place.holder() is None:
+                raise StudyStuck("the lab ended before your change was judged; see nightlab log, or try it again")
+            time.sleep(_TICK)
+        return _whole(place, load_task(place), ledger, experiment, asked, change)
+
+
+def _handed_in(ledger: Ledger, token: str) -> Experiment | None:
+    """The latest experiment that was made of a wish: a win may have been merged onto what was kept meanwhile."""
+    found = (one for one in ledger.experiments(limit=100, newest=True)[::-1] if one.facts.get("try") == token)
+    return next(found, None)
+
+
+def _whole(
+    place: Place, task: Task, ledger: Ledger, experiment: Experiment, asked: Asked, change: Change
+) -> dict[str, Any]:
+    found = told(ledger, experiment)
+    where, words = _settled(place, task, asked, change, found)
+    more = {"study": place.name, "metric": task.metric.name, "left_out": list(change.left_out)}
     return found | more | {"edit": str(where), "next": words}
 
 
-def _settled(study: Study, asked: Asked, change: Change, found: Mapping[str, Any]) -> tuple[Path, str]:
+def _settled(place: Place, task: Task, asked: Asked, change: Change, found: Mapping[str, Any]) -> tuple[Path, str]:
     """Where to make the next change, and in words what stands there now; a folder of ours follows the incumbent."""
-    is_judged, branch = found["decision"] in ("kept", "discarded"), study.place.branch
+    is_judged, branch = found["decision"] in ("kept", "discarded"), place.branch
     if asked.folder is None:
-        root, names = study.place.repository.root, " ".join(sorted(change.files))
+        root, names = place.repository.root, " ".join(sorted(change.files))
         if asked.diff is not None or found["decision"] == "kept":
             return root, f"what is kept is on branch {branch}; your checkout is as you left it"
         return root, f"your checkout still holds the change: mend it, or undo it with: git checkout HEAD -- {names}"
     path = asked.folder.path
     if not is_judged:
         return path, f"{path} still holds the change: mend it there, and try again"
-    number, commit = incumbent(study.place)
-    if asked.folder.settle(study.task, change, number, commit):
+    number, commit = incumbent(place)
+    if asked.folder.settle(task, change, number, commit):
         return path, f"{path} holds the incumbent (experiment {number}) now: make the next change there"
     return path, f"{path} was edited meanwhile and stays as it is; it is still seen against experiment " + str(
         asked.folder.number

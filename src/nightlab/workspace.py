@@ -474,7 +474,18 @@ def _merge_texts(ours: str, base: str, theirs: str) -> str | None:
         try:
             return git("merge-file", "-p", "-q", *map(str, paths), folder=Path(name)).decode()
         except BadRepository:
-            return None
+            return _merge_lines(ours, base, theirs)
+
+
+def _merge_lines(ours: str, base: str, theirs: str) -> str | None:
+    """Changes of single lines that stand next to each other, as constants do: git takes them for a conflict."""
+    old, mine, other = (_lines(text) for text in (base, ours, theirs))
+    if not len(old) == len(mine) == len(other):
+        return None
+    rows = list(zip(old, mine, other, strict=True))
+    if any(one != before != two and one != two for before, one, two in rows):
+        return None
+    return "".join(one if one != before else two for before, one, two in rows)
 
 
 def free_bytes(path: Path) -> int:

@@ -119,6 +119,26 @@ def test_a_line_opened_twice_is_counted_once(numbered: ModelServer, tmp_path: Pa
     assert relay.spent.tokens == numbered.usage.total.tokens
 
 
+def test_what_earlier_calls_paid_is_recalled_whether_a_ledger_knows_of_them_or_not(
+    numbered: ModelServer, tmp_path: Path
+) -> None:
+    first = Relay(DOLLARS)
+    for draft in ("draft-0", "draft-1"):
+        with calling(first, upstream(numbered, "chat"), tmp_path / draft) as (_, client):
+            ask(client, "chat")
+    first.close()
+
+    again = Relay(DOLLARS)
+    again.recall(tmp_path)
+    recalled = again.spent
+    with calling(again, upstream(numbered, "chat"), tmp_path / "draft-1") as (_, client):
+        ask(client, "chat")
+    again.close()
+
+    assert recalled == again.spent == first.spent
+    assert len(numbered.asked) == 2
+
+
 def test_only_whole_answers_are_played_again(tmp_path: Path) -> None:
     with ModelServer([Refusal(429), Refusal(500), Broken(Reply("x" * 200)), Reply("well")]) as server:
         first = Relay(DOLLARS)

@@ -281,14 +281,12 @@ def test_no_answer_breaks_it(noise: str, more: str) -> None:
         assert all(letter.isprintable() for letter in answer.hypothesis)
 
 
-@pytest.mark.parametrize(
-    "seed", ["\n", " ", "*", "```\n", "```x\n", "<<<<<<< SEARCH\n", "...", "#", "`", "a.", "[", "\t\n"]
-)
-def test_an_answer_as_long_as_may_be_is_read_in_linear_time(seed: str) -> None:
+@pytest.mark.parametrize("seed", ["\n", " *", "```\n", "```x\n", "<<<<<<< SEARCH\n", "# ...", "a.", "\t\n"])
+def test_an_answer_of_nothing_but_marks_is_read_in_linear_time(seed: str) -> None:
+    noise = seed * (LONGEST_ANSWER // 2 // len(seed))
     began = time.process_time()
 
-    answered(seed * (LONGEST_ANSWER // len(seed)))
-    answered("```space\n" + seed * (LONGEST_ANSWER // len(seed)))
-    answered("train.py\n<<<<<<< SEARCH\n" + seed * (LONGEST_ANSWER // len(seed)))
+    for text in (noise, f"```space\n{noise}", f"train.py\n<<<<<<< SEARCH\n{noise}", f"```train.py\n{noise}\n```\n"):
+        answered(text)
 
-    assert time.process_time() - began < 3
+    assert time.process_time() - began < 20  # quadratic, it would be hours

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -24,13 +26,16 @@ from nightlab.testing.modelserver import (
     write,
 )
 
+PLAIN = httpx.Client(verify=False)
+"""One client for all: each would read the certificates anew."""
+
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_every_wire_is_read_into_the_same_conversation(wire: str) -> None:
     with ModelServer([Reply("done")]) as server:
         path, body = request(wire)
 
-        answer = httpx.post(server.url + path, json=body)
+        answer = PLAIN.post(server.url + path, json=body)
 
     assert answer.status_code == 200
     (asked,) = server.asked
@@ -48,8 +53,8 @@ def test_every_wire_is_read_into_the_same_conversation(wire: str) -> None:
 def test_a_reply_streams_and_does_not_with_the_same_words_calls_and_count(wire: str) -> None:
     reply = Reply("a" * 90, (Call("write", {"path": "a", "content": "b" * 60}),), usage=Usage(100, 20, 30))
     with ModelServer([reply]) as server:
-        plain = httpx.post(server.url + request(wire)[0], json=request(wire)[1])
-        streamed = httpx.post(
+        plain = PLAIN.post(server.url + request(wire)[0], json=request(wire)[1])
+        streamed = PLAIN.post(
             server.url + request(wire, stream=True)[0], json=request(wire, stream=True)[1], headers={"x": "y"}
         )
 
@@ -67,7 +72,7 @@ def test_a_refusal_comes_in_the_wires_own_words(wire: str, status: int) -> None:
     with ModelServer([Refusal(status, "not now", retry_after=2), Reply("now")]) as server:
         path, body = request(wire)
 
-        first, second = (httpx.post(server.url + path, json=body) for _ in range(2))
+        first, second = (PLAIN.post(server.url + path, json=body) for _ in range(2))
 
     assert first.status_code == status
     assert first.headers["retry-after"] == "2"
@@ -82,7 +87,7 @@ def test_a_broken_answer_ends_in_the_middle(wire: str, stream: bool) -> None:
         path, body = request(wire, stream=stream)
 
         with pytest.raises(httpx.RemoteProtocolError):
-            httpx.post(server.url + path, json=body)
+            PLAIN.post(server.url + path, json=body)
 
 
 def test_a_hang_says_nothing() -> None:
@@ -91,7 +96,7 @@ def test_a_hang_says_nothing() -> None:
         begun = time.monotonic()
 
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(server.url + path, json=body, timeout=0.2)
+            PLAIN.post(server.url + path, json=body, timeout=0.2)
 
     assert time.monotonic() - begun < 5
 
@@ -101,20 +106,20 @@ def test_a_malformed_call_goes_out_as_it_is(wire: str) -> None:
     with ModelServer([malformed("write", '{"path": "tr')]) as server:
         path, body = request(wire, stream=True)
 
-        answer = httpx.post(server.url + path, json=body)
+        answer = PLAIN.post(server.url + path, json=body)
 
     assert '{\\"path\\": \\"tr' in answer.text
 
 
 def test_models_counts_and_unknown_paths_are_answered() -> None:
     with ModelServer([Reply()], models=("m1",)) as server:
-        listed = httpx.get(f"{server.url}/v1/models").json()
+        listed = PLAIN.get(f"{server.url}/v1/models").json()
         found = [
-            httpx.post(f"{server.url}/v1/messages/count_tokens", json={"messages": []}),
-            httpx.post(f"{server.url}/v1beta/models/m:countTokens", json={"contents": []}),
+            PLAIN.post(f"{server.url}/v1/messages/count_tokens", json={"messages": []}),
+            PLAIN.post(f"{server.url}/v1beta/models/m:countTokens", json={"contents": []}),
         ]
-        head = httpx.head(server.url)
-        unknown = httpx.post(f"{server.url}/v1/embeddings", json={})
+        head = PLAIN.head(server.url)
+        unknown = PLAIN.post(f"{server.url}/v1/embeddings", json={})
 
     assert listed["data"][0]["id"] == "m1"
     assert found[0].json()["input_tokens"] > 0
@@ -131,10 +136,29 @@ def test_a_script_that_fails_says_so_in_the_test() -> None:
     def ask() -> None:
         with ModelServer(broken) as server:
             path, body = request("chat")
-            assert httpx.post(server.url + path, json=body).status_code == 500
+            assert PLAIN.post(server.url + path, json=body).status_code == 500
 
     with pytest.raises(RuntimeError, match="gone"):
         ask()
+
+
+def test_what_the_page_shows_runs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "modelserver.md").read_text()
+    room: dict[str, object] = {}
+
+    for block in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        exec(block, room)
+
+    assert "storm" in room
+
+
+def test_the_page_names_everything_there_is() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "modelserver.md").read_text()
+
+    assert [name for name in ANSWERS if name not in page] == []
+
+
+ANSWERS = ["Reply", "Refusal", "Hang", "Broken", "malformed", "edit", "write", "shell", "Asked", "Call", "ModelServer"]
 
 
 def asked(tools: Mapping[str, Mapping[str, Any]]) -> Asked:

@@ -6,15 +6,18 @@ import json
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 from asking import DOLLARS, WIRES, ask, calling, upstream
 
+from nightlab.agents.answers import Reading
 from nightlab.agents.bounds import Bounds
 from nightlab.agents.prices import Price, Prices, Tokens
 from nightlab.agents.relay import Caps, Relay
+from nightlab.agents.requests import limited
 from nightlab.errors import BadTask
 from nightlab.testing.modelserver import Asked, Broken, ModelServer, Reply, Usage
 from nightlab.values import Cost
@@ -35,7 +38,7 @@ def greedy(asked: Asked) -> Reply:
 
 
 def usual(asked: Asked) -> Reply:
-    return Reply("done", usage=Usage(len(json.dumps(asked.body)) // 4, min(600, stated(asked))))
+    return Reply("done", usage=Usage(len(json.dumps(asked.body)) // 4, min(1500, stated(asked))))
 
 
 def money(server: ModelServer) -> float:
@@ -57,7 +60,7 @@ def test_a_cap_stops_at_or_before_it_last_call_included(
 ) -> None:
     relay = Relay(DOLLARS, Caps(money=CAP))
     with ModelServer(script) as server:
-        answers = spend(relay, server, wire, tmp_path, 60)
+        answers = spend(relay, server, wire, tmp_path, 30)
 
         relay.close()
 
@@ -73,7 +76,7 @@ def test_a_cap_stops_at_or_before_it_last_call_included(
 def test_four_lines_at_once_keep_one_cap(script: Callable[[Asked], Reply], tmp_path: Path) -> None:
     relay = Relay(DOLLARS, Caps(money=CAP))
     with ModelServer(script, delay=0.005) as server, ThreadPoolExecutor(4) as pool:
-        lines = [pool.submit(spend, relay, server, wire, tmp_path / wire, 25) for wire in WIRES]
+        lines = [pool.submit(spend, relay, server, wire, tmp_path / wire, 10) for wire in WIRES]
         answers = [answer for line in lines for answer in line.result()]
         relay.close()
 
@@ -90,6 +93,88 @@ def test_what_others_hold_is_waited_for_and_not_refused(tmp_path: Path) -> None:
         relay.close()
 
     assert [answer.status_code for answer in answers] == [200] * 4
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("caps", [Caps(), Caps(money=CAP)])
+def test_the_agents_own_shorter_limit_stays(wire: str, caps: Caps, tmp_path: Path) -> None:
+    name = {"responses": "max_output_tokens", "gemini": "generationConfig"}.get(wire, "max_tokens")
+    relay = Relay(DOLLARS, caps)
+    with ModelServer([Reply()]) as server, calling(relay, upstream(server, wire), tmp_path) as (_, client):
+        ask(client, wire, **{name: {"maxOutputTokens": 500} if wire == "gemini" else 500})
+        relay.close()
+
+    assert stated(server.asked[0]) == 500
+
+
+def test_without_a_cap_no_limit_is_made_up(tmp_path: Path) -> None:
+    relay = Relay(DOLLARS)
+    with ModelServer([Reply()]) as server, calling(relay, upstream(server, "chat"), tmp_path) as (_, client):
+        ask(client, "chat")
+        relay.close()
+
+    assert stated(server.asked[0]) is None
+
+
+def test_the_limit_has_the_name_that_the_server_knows(tmp_path: Path) -> None:
+    bodies = [limited(upstream(url, "chat"), {}, 9) for url in ("https://api.openai.com", "http://127.0.0.1:8080")]
+
+    assert bodies == [{"max_completion_tokens": 9}, {"max_tokens": 9}]
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_count_of_nothing_is_no_count(wire: str, tmp_path: Path) -> None:
+    relay = Relay(DOLLARS)
+    with (
+        ModelServer([Reply(usage=Usage(0, 0))]) as server,
+        calling(relay, upstream(server, wire), tmp_path) as (line, client),
+    ):
+        ask(client, wire)
+        relay.close()
+
+    assert line.is_estimated
+    assert line.cost.money > 0.1
+
+
+def test_thoughts_that_only_the_total_holds_are_counted() -> None:
+    for wire, usage in {
+        "chat": {"usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 45}},
+        "gemini": {
+            "candidates": [{"finishReason": "STOP"}],
+            "usageMetadata": {"promptTokenCount": 10, "candidatesTokenCount": 5, "totalTokenCount": 45},
+        },
+    }.items():
+        reading = Reading(wire)  # type: ignore[arg-type]
+
+        reading.see(usage)
+
+        assert reading.tokens == Tokens(10, 35)
+
+
+def test_a_count_on_the_way_is_not_the_last_word() -> None:
+    reading = Reading("chat")
+    used = {"prompt_tokens": 10, "completion_tokens": 1}
+
+    reading.see({"choices": [{"delta": {}, "finish_reason": None}], "usage": used})
+    early = reading.tokens
+    reading.see({"choices": [], "usage": used | {"completion_tokens": 9}})
+
+    assert early is None
+    assert reading.tokens == Tokens(10, 9)
+
+
+def test_an_unpriced_model_of_the_agents_own_choice_is_refused_in_words(tmp_path: Path) -> None:
+    relay = Relay(DOLLARS, Caps(money=CAP))
+    with ModelServer([Reply()]) as server:
+        anyone = replace(upstream(server, "chat"), model="")
+        with calling(relay, anyone, tmp_path) as (line, client):
+            answers = [ask(client, "chat", model=model) for model in ("m", "nobodys-model")]
+        relay.close()
+
+    assert [answer.status_code for answer in answers] == [200, 400]
+    assert "no price is known for nobodys-model" in answers[1].json()["error"]["message"]
+    assert "no price is known" in (line.trouble or "")
+    assert line.refusal is None
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -176,6 +261,26 @@ def test_one_warning_comes_at_four_fifths(tmp_path: Path) -> None:
     assert 0.8 * CAP <= spent[0] < 0.85 * CAP
 
 
+def test_a_listener_that_fails_does_not_stop_the_books(tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    def fail(words: str) -> None:
+        heard.append(words)
+        raise OSError("nobody there")
+
+    relay = Relay(DOLLARS, Caps(tokens=10_000), warn=fail, spent=Cost(tokens=1000))
+    with (
+        ModelServer([Reply(usage=Usage(6000, 1500))]) as server,
+        calling(relay, upstream(server, "chat"), tmp_path) as (line, client),
+    ):
+        answer = ask(client, "chat")
+        relay.close()
+
+    assert answer.status_code == 200
+    assert heard == ["8,500 of 10,000 tokens of this study are spent"]
+    assert line.cost.tokens == 7500
+
+
 def test_a_model_without_a_price_is_refused_at_the_door_of_a_cap_on_money(tmp_path: Path) -> None:
     nobody = upstream("http://127.0.0.1:9", "chat")
     relay = Relay(Prices(), Caps(money=CAP))
@@ -247,15 +352,15 @@ def test_a_bound_never_falls_below_the_count() -> None:
             body = {"system": "s" * 900, "messages": [{"role": "user", "content": text} for text in turns]}
             counted = 900 + sum(weights[text] for text in turns)
 
-            assert bounds.most("chat", body, 0) >= counted
-            bounds.learn("chat", body, counted)
+            assert bounds.most("chat", "m", body, 0) >= counted
+            bounds.learn("chat", "m", body, counted)
 
 
 def test_a_conversation_that_goes_on_is_bound_by_what_it_was_counted_as() -> None:
     bounds = Bounds()
     turns = [{"role": "user", "content": "x" * 100_000}]
-    bounds.learn("chat", {"messages": turns}, 25_000)
+    bounds.learn("chat", "m", {"messages": turns}, 25_000)
 
-    most = bounds.most("chat", {"messages": [*turns, {"role": "user", "content": "y" * 1000}]}, 0)
+    most = bounds.most("chat", "m", {"messages": [*turns, {"role": "user", "content": "y" * 1000}]}, 0)
 
     assert 26_000 <= most < 26_100

@@ -11,6 +11,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -138,19 +139,40 @@ def test_models_and_counts_pass_and_cost_nothing(relay: Relay, tmp_path: Path) -
     assert line.cost.tokens == 0
 
 
-@pytest.mark.parametrize("wire", WIRES)
-def test_another_model_is_refused_or_where_told_answered_by_the_one(relay: Relay, wire: str, tmp_path: Path) -> None:
+def asking_for(model: str, wire: str) -> tuple[str, dict[str, Any]]:
     path, body = request(wire)
-    path, body = path.replace("/m:", "/small:"), body | ({} if wire == "gemini" else {"model": "small"})
+    return path.replace("/m:", f"/{model}:"), body | ({} if wire == "gemini" else {"model": model})
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_one_model_answers_whoever_is_asked_or_only_where_named(relay: Relay, wire: str, tmp_path: Path) -> None:
+    path, body = asking_for("small", wire)
     with ModelServer([REPLY]) as server:
-        with calling(relay, upstream(server, wire), tmp_path / "a") as (_, client):
+        with calling(relay, upstream(server, wire), tmp_path / "a", also=("tiny",)) as (_, client):
             refused = client.post(path, json=body)
         with calling(relay, upstream(server, wire), tmp_path / "b", also=("small",)) as (_, client):
+            named = client.post(path, json=body)
+        with calling(relay, upstream(server, wire), tmp_path / "c") as (_, client):
             answered = client.post(path, json=body)
 
-    assert (refused.status_code, answered.status_code) == (400, 200)
+    assert [answer.status_code for answer in (refused, named, answered)] == [400, 200, 200]
     assert "only m answers here, not 'small'" in refused.json()["error"]["message"]
-    assert [asked.model for asked in server.asked] == ["m"]
+    assert [asked.model for asked in server.asked] == ["m", "m"]
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_where_no_model_is_named_the_agent_chooses(relay: Relay, wire: str, tmp_path: Path) -> None:
+    with ModelServer([REPLY]) as server:
+        anyone = replace(upstream(server, wire), model="")
+        with calling(relay, anyone, tmp_path) as (_, client):
+            answers = [client.post(*asking_for(model, wire)[:1], json=asking_for(model, wire)[1]) for model in NAMES]
+
+    assert [asked.model for asked in server.asked] == NAMES[:2]
+    assert [answer.status_code for answer in answers[:2]] == [200, 200]
+    assert {answer.status_code for answer in answers[2:]} <= {400, 403}
+
+
+NAMES = ["small", "maker/large:free", "maker/large:online", "a b", "a?key=b"]
 
 
 FUNCTION = {"name": "write", "parameters": {"type": "object", "properties": {}}}
@@ -222,6 +244,36 @@ def test_what_the_provider_would_run_is_stripped_and_what_the_agent_runs_stays(
     assert not none.keys() & {"tools", "tool_choice"}
     if wire == "responses":
         assert both["store"] is False
+
+
+def test_what_would_be_paid_for_unseen_is_left_out(relay: Relay, tmp_path: Path) -> None:
+    kept, hour = {"type": "clear_thinking_20251015", "keep": "all"}, {"type": "ephemeral", "ttl": "1h"}
+    managed = {"edits": [{"type": "compact_20260112"}, kept]}
+    system = [{"type": "text", "text": "be brief", "cache_control": hour}]
+    with ModelServer([REPLY]) as server, calling(relay, upstream(server, "messages"), tmp_path) as (_, client):
+        ask(client, "messages", context_management=managed, system=system)
+
+    body = server.asked[0].body
+    assert body["context_management"] == {"edits": [kept]}
+    assert body["system"][0]["cache_control"] == {"type": "ephemeral"}
+
+
+def test_thoughts_that_the_provider_keeps_are_left_out(relay: Relay, tmp_path: Path) -> None:
+    told = [
+        {"type": "reasoning", "id": "rs_1", "encrypted_content": "abc", "summary": []},
+        {"role": "user", "content": "go"},
+    ]
+    kept = [{"type": "reasoning", "id": "rs_2", "summary": []}, {"type": "item_reference", "id": "msg_1"}]
+    with ModelServer([REPLY]) as server, calling(relay, upstream(server, "responses"), tmp_path) as (_, client):
+        ask(
+            client,
+            "responses",
+            input=[*kept, *told],
+            include=["reasoning.encrypted_content", "web_search_call.results"],
+        )
+
+    assert server.asked[0].body["input"] == told
+    assert server.asked[0].body["include"] == ["reasoning.encrypted_content"]
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,15 @@ def test_two_changes_merge_or_conflict() -> None:
     assert merged(base, {**base, "a": "ONE\n2\n3\n4\n5\n"}, {"a": "one\n2\n3\n4\n5\n"}) is None
 
 
+def test_changes_of_neighbouring_lines_merge_where_no_line_came_or_went() -> None:
+    base = {"a": "RATE = 1\nSCALE = 2\nSEED = 3\n"}
+
+    both = merged(base, {"a": "RATE = 9\nSCALE = 2\nSEED = 3\n"}, {"a": "RATE = 1\nSCALE = 8\nSEED = 3\n"})
+
+    assert both == {"a": "RATE = 9\nSCALE = 8\nSEED = 3\n"}
+    assert merged(base, {"a": "RATE = 9\nSEED = 3\n"}, {"a": "RATE = 1\nSCALE = 8\nSEED = 3\n"}) is None
+
+
 def test_paths_that_leave_the_tree_are_not_plain() -> None:
     assert is_plain("src/a.py")
     assert not any(map(is_plain, ["/etc/passwd", "../x", "a/../../x", ".git/hooks/x", "a/.git/x", ".nightlab/x", ""]))

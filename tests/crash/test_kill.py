@@ -9,11 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import psutil
 import pytest
 from conftest import git
+
+from nightlab.ledger import Ledger
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("NIGHTLAB_KILLS", "200"))
@@ -53,10 +56,11 @@ def ours(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def kill_once(folder: Path, dice: random.Random) -> float:
+def kill_once(folder: Path, dice: random.Random, *words: str) -> float:
     """Start, kill at a random instant, and return how long anything of ours lived on."""
     quiet = subprocess.DEVNULL
-    lab = subprocess.Popen([sys.executable, "-m", "nightlab", "run"], cwd=folder, stdout=quiet, stderr=quiet)
+    command = [sys.executable, "-m", "nightlab", "run", *words]
+    lab = subprocess.Popen(command, cwd=folder, stdout=quiet, stderr=quiet)
     time.sleep(dice.uniform(0.2, 2.2))
     before = ours(folder)
     lab.send_signal(signal.SIGKILL)
@@ -96,3 +100,53 @@ def test_nothing_is_lost_or_doubled_whenever_the_lab_is_killed(tmp_path: Path) -
         assert rows == told(reference)[: len(rows)]
         assert [row["id"] for row in rows] == list(range(len(rows)))
     print(f"{KILLS} kills; the last process of ours ended {longest:.2f} s after the lab at the latest")
+
+
+MIND = '''
+import time
+from random import Random
+from nightlab.proposer import Context
+from nightlab.values import Proposal
+
+
+class Mind:
+    """Thinks for a moment, and proposes an order that depends on nothing but the number of the call."""
+
+    name, drafts = "mind", 2
+
+    def propose(self, context):
+        time.sleep(0.1)
+        old = next(line for line in context.files["model.py"].splitlines() if line.startswith("PRIOR = "))
+        text = context.files["model.py"].replace(old, f"PRIOR = {1 - context.draft / 10_000}  # {context.draft}")
+        return Proposal(f"prior of call {context.draft}", {"model.py": text})
+
+    def learn(self, experiment):
+        pass
+'''
+
+
+def test_no_idea_is_lost_or_tried_twice_whenever_the_lab_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = new_study(tmp_path / "study")
+    (tmp_path / "mind.py").write_text(MIND)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    dice = random.Random(21)
+    for _ in range(max(5, KILLS // 10)):
+        kill_once(folder, dice, "--agent", "mind:Mind")
+    nightlab(folder, "run", "--agent", "mind:Mind", "--experiments", "3", "--no-audit")
+    check_branch(folder)
+
+    with closing(Ledger(folder / ".nightlab" / "ledger.sqlite")) as ledger:
+        asked = [int(event.key) for event in ledger.read(kind="asked")]
+        answered = {int(event.key) for event in ledger.read(kind="drafted")}
+        tried = [
+            e.body["draft"]
+            for e in ledger.read()
+            if e.kind in ("proposed", "rejected") and e.body.get("draft") is not None
+        ]
+    print(f"{len(asked)} calls, {len(answered)} answered, {len(tried)} tried")
+    assert asked == list(range(len(asked)))
+    assert len(tried) == len(set(tried)) > 5
+    assert set(tried) <= answered
+    assert len(answered - set(tried)) <= 3

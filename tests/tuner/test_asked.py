@@ -153,7 +153,7 @@ def test_no_tree_is_proposed_that_was_tried() -> None:
     assert Asked().propose(context(asked_for(RATE), was_tried=lambda _: True)) is None
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(0, 10**6), st.lists(st.floats(0, 2) | st.none(), max_size=6))
 def test_the_same_memory_and_number_give_the_same_idea(number: int, values: list[float | None]) -> None:
     first, again = Asked(), Asked()

@@ -23,13 +23,12 @@ class Reading:
 
     @property
     def tokens(self) -> Tokens | None:
-        """What was counted, or None where the answer does not say, or broke before it said all."""
-        return self._tokens() if self._has_all else None
+        """What was counted, or None where the answer does not say, or broke before it said all.
 
-    @property
-    def input(self) -> int | None:
-        """What was read, where the answer has said that much."""
-        return self._tokens().input if self._counts else None
+        Some servers send zeros where they did not count: no request has no tokens.
+        """
+        tokens = self._tokens() if self._has_all else None
+        return tokens if tokens and tokens.input else None
 
     def see(self, message: Any) -> None:
         """Take note of a whole answer, or of one event of a stream."""
@@ -50,15 +49,20 @@ class Reading:
                 cached, written = count("cache_read_input_tokens", 0), count("cache_creation_input_tokens", 0)
                 return Tokens(count("input_tokens", 0) + cached + written, count("output_tokens", 0), cached, written)
             case "chat":
-                cached, written = count("cached_tokens", 0), count("cache_write_tokens", 0)
-                return Tokens(count("prompt_tokens", 0), count("completion_tokens", 0), cached, written)
+                cached = count("cached_tokens", count("prompt_cache_hit_tokens", 0))
+                return self._of_all("prompt_tokens", "completion_tokens", "total_tokens", cached)
             case "responses":
-                cached, written = count("cached_tokens", 0), count("cache_write_tokens", 0)
-                return Tokens(count("input_tokens", 0), count("output_tokens", 0), cached, written)
+                return self._of_all("input_tokens", "output_tokens", "total_tokens", count("cached_tokens", 0))
             case _:
-                read = count("promptTokenCount", 0) + count("toolUsePromptTokenCount", 0)
-                said = count("candidatesTokenCount", 0) + count("thoughtsTokenCount", 0)
-                return Tokens(read, said, count("cachedContentTokenCount", 0))
+                self._counts["said"] = count("candidatesTokenCount", 0) + count("thoughtsTokenCount", 0)
+                cached = count("cachedContentTokenCount", 0)
+                return self._of_all("promptTokenCount", "said", "totalTokenCount", cached)
+
+    def _of_all(self, read: str, said: str, total: str, cached: int) -> Tokens:
+        """Some leave thoughts out of what was said, but not out of the total."""
+        count = self._counts.get
+        output = max(count(said, 0), count(total, 0) - count(read, 0))
+        return Tokens(count(read, 0), output, cached, count("cache_write_tokens", 0))
 
 
 def _usage(wire: Wire, message: Mapping[str, Any]) -> tuple[Any, bool]:
@@ -69,6 +73,9 @@ def _usage(wire: Wire, message: Mapping[str, Any]) -> tuple[Any, bool]:
             return (message.get("message") or {}).get("usage"), False
         case "responses" if isinstance(message.get("response"), dict):
             return message["response"].get("usage"), True
+        case "chat":  # some servers count as they go; the last word comes with the end, or after it
+            choices = [one for one in message.get("choices") or () if isinstance(one, dict)]
+            return message.get("usage"), not choices or any(one.get("finish_reason") for one in choices)
         case "gemini":
             ends = [one for one in message.get("candidates") or () if isinstance(one, dict) and one.get("finishReason")]
             return message.get("usageMetadata"), bool(ends) or "promptFeedback" in message

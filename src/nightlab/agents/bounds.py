@@ -32,9 +32,9 @@ class Bounds:
     def __init__(self) -> None:
         self._known: dict[bytes, int] = {}
 
-    def most(self, wire: Wire, body: Mapping[str, Any], images: int) -> int:
+    def most(self, wire: Wire, model: str, body: Mapping[str, Any], images: int) -> int:
         """The most input tokens it can be counted as."""
-        parts = list(_prefixes(wire, body))
+        parts = list(_prefixes(wire, model, body))
         whole = sum(length for _, length in parts)
         best, done = whole + UNSEEN, 0
         for name, length in parts:
@@ -43,17 +43,17 @@ class Bounds:
                 best = min(best, self._known[name] + whole - done)
         return best + images
 
-    def learn(self, wire: Wire, body: Mapping[str, Any], counted: int) -> None:
+    def learn(self, wire: Wire, model: str, body: Mapping[str, Any], counted: int) -> None:
         """Note what a request was counted as; each of its beginnings has at most that."""
-        for name, _ in _prefixes(wire, body):
+        for name, _ in _prefixes(wire, model, body):
             self._known[name] = min(counted, self._known.get(name, counted))
 
 
-def _prefixes(wire: Wire, body: Mapping[str, Any]) -> Iterator[tuple[bytes, int]]:
+def _prefixes(wire: Wire, model: str, body: Mapping[str, Any]) -> Iterator[tuple[bytes, int]]:
     """A name for each beginning of a conversation, and how many bytes longer it is than the one before."""
     turns = body.get(CONVERSATION[wire]) or []
     head = {name: value for name, value in body.items() if name != CONVERSATION[wire]}
-    running = blake2b(digest_size=16)
+    running = blake2b(f"{wire} {model}\0".encode(), digest_size=16)
     for part in [head, *(turns if isinstance(turns, list) else [turns])]:
         text = json.dumps(_still(part), ensure_ascii=False, sort_keys=True).encode("utf-8", "replace")
         running.update(text)

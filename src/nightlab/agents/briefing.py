@@ -149,6 +149,7 @@ def _sections(context: Context) -> Iterator[Section]:
     )
     yield from _to_mend(context)
     yield _standing(context)
+    yield _under_way(context)
     yield _section_of_near(near)
     yield _failures([one for one in tried if one.status.is_failure])
     yield Section(
@@ -169,6 +170,18 @@ def _sections(context: Context) -> Iterator[Section]:
         lead="They are said to have won on other machines. Nothing of it is proven here: take them as ideas to test.",
     )
     yield from _stuck(context, near)
+
+
+def _under_way(context: Context) -> Section:
+    others = f"{context.beside} other{'s are' if context.beside > 1 else ' is'} asked the same at this moment"
+    return Section(
+        "Being tried at this moment",
+        [MARK + clip(plain(one), _WORDS) for one in context.under_way]
+        + ([f"{others}: take an idea that they are not likely to have first."] if context.beside else []),
+        share=0.05,
+        rank=1,
+        lead="Do not propose it again." if context.under_way else "",
+    )
 
 
 def _standing(context: Context) -> Section:

@@ -20,7 +20,7 @@ from nightlab.agents import requests
 from nightlab.agents.answers import Events, Reading, said
 from nightlab.agents.bounds import Bounds
 from nightlab.agents.cassette import Cassette, Recorded, name_of
-from nightlab.agents.prices import Price, Tokens
+from nightlab.agents.prices import Price, Tokens, Unpriced
 from nightlab.agents.relay import Line
 from nightlab.agents.requests import Refused, Request
 from nightlab.agents.till import Exhausted, Hold, Purse, Till
@@ -32,6 +32,8 @@ LARGEST_ANSWER = 64 << 20
 LONGEST_ERROR = 1 << 16
 AT_ONCE = 32
 """Connections of one agent at a time."""
+KEPT_OPEN = 3600
+"""Seconds that an idle connection stays: an agent that takes it up again just then should not find it gone."""
 SILENCE = 60
 """Above every level of logging: what an agent does to its socket is no news of ours, and may hold anything."""
 BACK = {"retry-after", "retry-after-ms", "request-id", "x-request-id", "x-should-retry"}
@@ -56,7 +58,7 @@ class _Passage:
     type: str = ""
     body: bytearray = field(default_factory=bytearray)
     is_whole: bool = False
-    was_sent: bool = True
+    was_sent: bool = False
     """Whether the provider can have worked on it."""
 
     @property
@@ -75,8 +77,8 @@ class Exchange:
         self,
         line: Line,
         upstream: Upstream,
-        also: Collection[str],
-        price: Price | None,
+        also: Collection[str] | None,
+        price: Callable[[Upstream, str], Price | None],
         cassette: Cassette,
         till: Till,
         purse: Purse,
@@ -98,6 +100,7 @@ class Exchange:
             log_config=None,
             log_level=SILENCE,
             limit_concurrency=AT_ONCE,
+            timeout_keep_alive=KEPT_OPEN,
             server_header=False,
         )
         config.load()
@@ -150,12 +153,16 @@ class Exchange:
         except Exhausted as error:
             self._line.refusal = str(error)
             return await self._refuse(send, 400, str(error))
+        except Unpriced as error:
+            self._line.trouble = str(error)
+            return await self._refuse(send, 400, str(error))
         return await self._passed(request, name, held, send)
 
     async def _held(self, request: Request) -> Hold:
         wire, body = self._upstream.wire, request.body or {}
-        most = self._bounds.most(wire, body, request.images)
-        return await self._till.hold(self._purse, self._price, most, requests.limit(wire, body))
+        price = self._price(self._upstream, request.model)
+        most = self._bounds.most(wire, request.model, body, request.images)
+        return await self._till.hold(self._purse, price, most, requests.limit(wire, body))
 
     async def _passed(self, request: Request, name: str, held: Hold | None, send: Send) -> None:
         """Send it on, its answer back, and book what it came to, whatever happens on the way."""
@@ -178,6 +185,7 @@ class Exchange:
     async def _forwarded(self, request: Request, passage: _Passage, send: Send) -> None:
         assert self._outside is not None
         content = None if request.body is None else json.dumps(request.body).encode("utf-8", "replace")
+        passage.was_sent = True
         sent = {"content-type": "application/json", **request.headers} if content else request.headers
         try:
             async with self._outside.stream(request.method, request.url, headers=sent, content=content) as answer:
@@ -248,10 +256,11 @@ class Exchange:
         if passage.held and passage.may_have_cost:
             is_estimated = told is None
             tokens = told or Tokens(passage.held.input, passage.held.output)
-            money = self._price.money(tokens) if self._price and told else passage.held.money
+            price = passage.held.price
+            money = price.money(tokens) if price and told else passage.held.money
             cost = Cost(money=money, tokens=tokens.total)
             if told and request.body is not None:
-                self._bounds.learn(self._upstream.wire, request.body, told.input)
+                self._bounds.learn(self._upstream.wire, request.model, request.body, told.input)
         if passage.held:
             self._till.settle(passage.held, cost)
         self._line.cost += cost

@@ -15,6 +15,10 @@ MILLION = 1_000_000
 RATES = ("input", "output", "cached_input", "cache_write")
 
 
+class Unpriced(Exception):
+    """A model that nobody knows the price of; says what to write where."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """What a model read and wrote. `input` is all that was read; `cached` and `written` are parts of it."""

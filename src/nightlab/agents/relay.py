@@ -6,18 +6,20 @@ import asyncio
 import os
 import shutil
 import socket
+import ssl
 import stat
 import tempfile
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nightlab.agents.bounds import Bounds
 from nightlab.agents.cassette import Cassette
-from nightlab.agents.prices import Price, Prices
+from nightlab.agents.prices import Price, Prices, Unpriced
 from nightlab.agents.requests import address, key_header
 from nightlab.agents.till import Caps, Purse, Till
 from nightlab.agents.upstream import Upstream, Wire
@@ -92,20 +94,22 @@ class Relay:
         return self._till.spent
 
     @contextmanager
-    def line(self, upstream: Upstream, folder: Path, *, also: Collection[str] = ()) -> Iterator[Line]:
+    def line(self, upstream: Upstream, folder: Path, *, also: Collection[str] | None = None) -> Iterator[Line]:
         """A line to a model for one call; socket and cassette lie in the call's folder.
 
-        Programs that ask other models in passing, for a title or a summary, name them in `also`: the one model answers.
+        Whatever model the agent asks for, this one answers; with `also`, only where it asked for one of these. An
+        upstream whose model is "" leaves the choice to the agent.
         """
         from nightlab.agents.exchange import Exchange
 
-        price = self._price(upstream)
+        if words := self.unpriced(upstream):
+            raise BadTask(words)
         cassette = Cassette(folder / "cassette.jsonl")
         with _place(folder) as path:
             line = Line(path, cassette.cost)
             purse = self._till.purse()
             self._call(self._booked(folder, purse, cassette.cost))
-            exchange = Exchange(line, upstream, frozenset(also), price, cassette, self._till, purse, self._bounds)
+            exchange = Exchange(line, upstream, also, self._price, cassette, self._till, purse, self._bounds)
             self._call(exchange.open(_listener(path), None if self._replay_only else self._outside()))
             self._lines.append(exchange)
             try:
@@ -113,11 +117,22 @@ class Relay:
             finally:
                 self._end(exchange)
 
+    def recall(self, home: Path) -> None:
+        """Count what every earlier call below a folder paid, by its cassette: also what no ledger was ever told of.
+
+        In place of `spent`, for a study that goes on: a lab that was killed may have had calls under way.
+        """
+        for path in sorted(home.glob("*/cassette.jsonl")):
+            self._call(self._booked(path.parent, self._till.purse(), Cassette(path).cost))
+
     def unpriced(self, upstream: Upstream) -> str | None:
         """Why this model cannot be used under a cap on money, in words, or None where it can."""
-        is_needed = self._caps.need_prices and not self._replay_only
-        if is_needed and self._prices.of(upstream.model, upstream.url) is None:
-            return self._prices.unknown(upstream.model)
+        if not upstream.model or self._replay_only:
+            return None
+        try:
+            self._price(upstream, upstream.model)
+        except Unpriced as error:
+            return str(error)
         return None
 
     def preflight(self, upstream: Upstream) -> str | None:
@@ -131,7 +146,7 @@ class Relay:
         where = upstream.url
         headers = key_header(upstream) | ({"anthropic-version": "2023-06-01"} if upstream.wire == "messages" else {})
         try:
-            answer = httpx.get(address(upstream, "/models"), headers=headers, timeout=PATIENCE)
+            answer = httpx.get(address(upstream, "/models"), headers=headers, timeout=PATIENCE, verify=_certificates())
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             return f"{where} is no address of a model ({error}); write one like https://api.example.org/v1"
         except httpx.ConnectError as error:
@@ -175,10 +190,12 @@ class Relay:
             self._opened.add(folder)
             self._till.book(purse, cost, again=is_known)
 
-    def _price(self, upstream: Upstream) -> Price | None:
-        if words := self.unpriced(upstream):
-            raise BadTask(words)
-        return self._prices.of(upstream.model, upstream.url)
+    def _price(self, upstream: Upstream, model: str) -> Price | None:
+        """What a model costs there; Unpriced where nobody knows and a cap on money depends on it."""
+        price = self._prices.of(model, upstream.url)
+        if price is None and self._caps.need_prices:
+            raise Unpriced(self._prices.unknown(model))
+        return price
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         """Do it in the relay's own thread, which starts with the first line."""
@@ -197,9 +214,19 @@ class Relay:
         with self._lock:
             if self._client is None:
                 timeout = httpx.Timeout(LONGEST_SILENCE, connect=PATIENCE, write=120.0, pool=None)
-                limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-                self._client = httpx.AsyncClient(timeout=timeout, limits=limits, follow_redirects=False)
+                limits = httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=2.0)
+                self._client = httpx.AsyncClient(
+                    timeout=timeout, limits=limits, verify=_certificates(), follow_redirects=False
+                )
             return self._client
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Whom to believe; read once, since it takes longer than opening a line."""
+    import httpx
+
+    return httpx.create_ssl_context()
 
 
 def _why(error: httpx.ConnectError) -> str:

@@ -66,6 +66,8 @@ class Request:
     body: Mapping[str, Any] | None
     headers: Mapping[str, str]
     is_streamed: bool
+    model: str = ""
+    """Who is to answer."""
     images: int = 0
     """The most tokens its images can be counted as."""
     adds_usage: bool = False
@@ -79,27 +81,24 @@ def read(
     query: str,
     headers: Mapping[str, str],
     raw: bytes,
-    also: Collection[str],
+    also: Collection[str] | None,
 ) -> Request:
     """What an agent sent, as it may go out; Refused where it may not."""
-    kind, model, verb = _routed(upstream.wire, method, unquote(path))
-    if model is not None:
-        _allowed(model, upstream, also)
-    url = _address(upstream, kind, verb) + _query(query)
+    kind, named, verb = _routed(upstream.wire, method, unquote(path))
+    body = _parsed(raw) if kind != "list" else {}
+    model = "" if kind == "list" else _model(named or body.get("model"), upstream, also)
+    url = _address(upstream, kind, verb, model) + _query(query)
     sent = _headers(upstream, headers)
     if kind == "list":
         return Request(kind, "GET", url, None, sent, False)
-    body = _parsed(raw)
-    if upstream.wire != "gemini":
-        _allowed(body.get("model"), upstream, also)
     images = sum(IMAGE_TOKENS for _ in _images(upstream.wire, body))
-    clean = _cleaned(upstream, kind, body)
+    clean = _cleaned(upstream.wire, kind, body, model)
     is_streamed = verb == "streamGenerateContent" if upstream.wire == "gemini" else clean.get("stream") is True
     asked = isinstance(body.get("stream_options"), dict) and body["stream_options"].get("include_usage")
     adds_usage = upstream.wire == "chat" and is_streamed and not asked
     if upstream.wire == "chat" and is_streamed:
         clean["stream_options"] = {"include_usage": True}
-    return Request(kind, "POST", url, clean, sent, is_streamed, images, adds_usage)
+    return Request(kind, "POST", url, clean, sent, is_streamed, model, images, adds_usage)
 
 
 def _routed(wire: Wire, method: str, path: str) -> tuple[Kind, str | None, str]:
@@ -124,10 +123,22 @@ POSTS: Mapping[tuple[Wire, str], Kind] = {
 }
 
 
-def _allowed(model: object, upstream: Upstream, also: Collection[str]) -> None:
-    """One model answers. Programs that ask a smaller one for titles may, where told: this one answers in its place."""
-    if model != upstream.model and model not in also:
-        raise Refused(400, f"only {upstream.model} answers here, not {model!r}")
+def _model(asked: object, upstream: Upstream, also: Collection[str] | None) -> str:
+    """Who answers: the one model whatever is asked for, or where none is named the one that the agent chooses.
+
+    Programs ask a smaller model in passing, for a title or a summary, and some give up where that fails.
+    """
+    if not upstream.model:
+        if isinstance(asked, str) and MODEL.fullmatch(asked):
+            return asked
+        raise Refused(400, f"{asked!r} is no name of a model")
+    if also is None or asked == upstream.model or asked in also:
+        return upstream.model
+    raise Refused(400, f"only {upstream.model} answers here, not {asked!r}")
+
+
+MODEL = re.compile(r"[\w.\-@/]+(?::(?!online)[\w.\-]+)?")
+"""`:online` would have OpenRouter search the web for it."""
 
 
 def address(upstream: Upstream, tail: str) -> str:
@@ -136,11 +147,11 @@ def address(upstream: Upstream, tail: str) -> str:
     return url + ("" if version and url.endswith(version) else version) + tail
 
 
-def _address(upstream: Upstream, kind: Kind, verb: str) -> str:
+def _address(upstream: Upstream, kind: Kind, verb: str, model: str) -> str:
     if kind == "list":
         return address(upstream, "/models")
     if upstream.wire == "gemini":
-        return address(upstream, f"/models/{quote(upstream.model)}:{verb}")
+        return address(upstream, f"/models/{quote(model)}:{verb}")
     return address(
         upstream, next(tail for (wire, tail), what in POSTS.items() if (wire, what) == (upstream.wire, kind))
     )
@@ -185,8 +196,7 @@ def _parsed(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def _cleaned(upstream: Upstream, kind: Kind, body: Mapping[str, Any]) -> dict[str, Any]:
-    wire = upstream.wire
+def _cleaned(wire: Wire, kind: Kind, body: Mapping[str, Any], model: str) -> dict[str, Any]:
     if kind == "count" and wire == "gemini":
         body = body.get("generateContentRequest") or body
     for name, of in KEPT_ELSEWHERE.items():
@@ -195,7 +205,7 @@ def _cleaned(upstream: Upstream, kind: Kind, body: Mapping[str, Any]) -> dict[st
     passing = PASSES[wire].split()
     clean = {name: value for name, value in body.items() if name in passing}
     if wire != "gemini":
-        clean["model"] = upstream.model
+        clean["model"] = model
     _TOUCHES[wire](clean)
     if not clean.get("tools"):
         for name in ("tools", "tool_choice", "toolConfig", "tool_config", "parallel_tool_calls"):
@@ -211,6 +221,10 @@ def _messages(body: dict[str, Any]) -> None:
     for name in ("system", "messages", "tools"):
         if name in body:
             body[name] = _plain_marks(body[name])
+    managed = body.pop("context_management", None)
+    if isinstance(managed, dict):  # what shortens by leaving out passes; a summary would be paid for unseen
+        edits = [edit for edit in _dicts(managed.get("edits")) if str(edit.get("type")).startswith("clear_")]
+        body["context_management"] = {"edits": edits}
 
 
 def _plain_marks(thing: Any) -> Any:

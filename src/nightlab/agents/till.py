@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from nightlab.agents.prices import Price
+from nightlab.proposer import walled
 from nightlab.values import Cost
 
 USUAL_OUTPUT = 16_384
@@ -167,7 +168,7 @@ class Till:
             self.spent += cost
         if not self._has_warned and self._share() >= WARN_AT:
             self._has_warned = True
-            self.warn(self._study.words())
+            walled(lambda: self.warn(self._study.words()))  # whoever listens may fail; the books go on
 
     def _share(self) -> float:
         shares = [

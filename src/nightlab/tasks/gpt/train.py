@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 # Of a model of size 1; a larger one has SIZE times as much of the first four, and its rate is divided by SIZE.
-CONTEXT = 64  # bytes the model looks back; the judge shows twice as many
+CONTEXT = 64  # bytes the model looks back; the judge shows more
 LAYERS = 2
 WIDTH = 64
 BATCH = 16  # windows of CONTEXT bytes per step
