@@ -59,7 +59,8 @@ class Researcher:
         """The next word of whichever conversation this is."""
         if "HYPOTHESIS: <one sentence>" not in json.dumps(asked.body):
             return Reply("a title")  # asked in passing
-        if not any(turn.role == "assistant" for turn in asked.turns):
+        is_new = not any(turn.role == "assistant" for turn in asked.turns)
+        if is_new or not asked.tools:  # aider's prompt holds a conversation as an example
             self.step, self.calls = STEPS[self.calls % len(STEPS)], self.calls + 1
             if reading := next((name for name in ("Read", "read_file") if name in asked.tools), None):
                 return Reply(calls=(Call(reading, {"file_path": self.path(asked)}),))

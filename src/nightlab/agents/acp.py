@@ -11,6 +11,7 @@ files by itself needs no leave of ours.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from typing import IO, Any
 
 VERSION = 1
 """Of the protocol, its only one."""
+_FAREWELL = 2.0
 _LONGEST = 16 * 1024 * 1024
 _NO_SUCH_METHOD, _BAD_REQUEST, _LOGIN_REQUIRED = -32601, -32602, -32000
 
@@ -51,9 +53,20 @@ def main(words: list[str]) -> int:
         _print(event="error", text=f"{type(error).__name__}: {error}")
         return 1
     finally:
-        agent.kill()  # a turn is over when it is answered; some agents then wait for the next
+        _end(agent)
     _print(event="end", reason=stop)
     return 0 if stop == "end_turn" else 1
+
+
+def _end(agent: subprocess.Popen[bytes]) -> None:
+    """Hang up; an agent that still waits for another turn after a moment is killed."""
+    assert agent.stdin
+    with contextlib.suppress(OSError):
+        agent.stdin.close()
+    try:
+        agent.wait(_FAREWELL)
+    except subprocess.TimeoutExpired:
+        agent.kill()
 
 
 class Client:
