@@ -263,3 +263,18 @@ def test_a_lab_that_was_killed_asks_the_very_same_again(room: Room, tmp_path: Pa
     assert first.files == second.files == {"train.py": BETTER}
     assert len(told) == 1
     assert "ask 1" in (workroom.home / "draft-3" / "prompt.md").read_text()
+
+
+def test_a_call_that_is_made_again_is_not_paid_again(room: Room, tmp_path: Path) -> None:
+    spec, relay = standin(tmp_path / "bin", ASKING + "work()"), Relay(Prices())
+    with ModelServer(lowering) as server:
+        agent = asked(spec, room(environ=KEY | {"STANDIN_URL": server.url + "/v1"}, relay=relay))
+        first = agent.propose(context())
+        paid = server.usage.total.tokens
+
+        second = agent.propose(context())
+
+        assert server.usage.total.tokens == paid
+    relay.close()
+    assert second.files == first.files == {"train.py": BETTER}
+    assert second.cost.tokens == first.cost.tokens == paid

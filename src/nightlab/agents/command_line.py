@@ -107,9 +107,11 @@ class CommandLineAgent:
     def _session(self, context: Context) -> tuple[str, Path | None]:
         """What the agent called its session when it made what is to be mended, and where its home still is."""
         facts: Mapping[str, Any] = context.mends.facts if context.mends else {}
-        place = self._room.home / f"draft-{facts.get('draft')}"
-        session = facts.get("session")
-        return (session, place) if isinstance(session, str) and session and (place / "home").is_dir() else ("", None)
+        draft, session = facts.get("draft"), facts.get("session")
+        if not isinstance(draft, int) or not isinstance(session, str) or not session:
+            return "", None
+        place = self._room.home / f"draft-{draft}"
+        return (session, place) if (place / "home").is_dir() else ("", None)
 
     def _forget_old_homes(self, draft: int) -> None:
         """A home is kept for as long as its call may be gone on with; some agents leave 50 MB in it."""
