@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from workrooms import git
+from workrooms import Room, asked, context, git
 
+from nightlab import tasks as nightlab_tasks
 from nightlab.agents import detect
+from nightlab.agents.relay import Prices, Relay
 from nightlab.testing.modelserver import Answer, Asked, Call, ModelServer, Reply, edit
 
 pytestmark = pytest.mark.agents
@@ -52,6 +54,7 @@ STEPS = [
 class Researcher:
     """A scripted model that makes one change of `compress` a call: reads where it has to, edits, explains."""
 
+    file: str = "model.py"
     calls: int = 0
     step: tuple[str, str, str] = STEPS[0]
 
@@ -77,7 +80,9 @@ class Researcher:
 
     def path(self, asked: Asked) -> str:
         """Where the prompt says that the tree is."""
-        return json.dumps(asked.body).split("edit the files in place, in ")[1].split(". Only these")[0] + "/model.py"
+        return (
+            json.dumps(asked.body).split("edit the files in place, in ")[1].split(". Only these")[0] + f"/{self.file}"
+        )
 
 
 @pytest.fixture
@@ -113,6 +118,25 @@ def test_an_agent_runs_a_study_of_five_experiments(study: Path, name: str, wire:
     rows = [json.loads(row) for row in nightlab(study, "log", "--json", env={}).stdout.splitlines()]
     assert told["cost"]["tokens"] == counted > 0
     assert sum(row["proposer"] == name for row in rows) >= 5
+
+
+@pytest.mark.parametrize(("name", "wire"), AGENTS)
+def test_a_call_that_is_made_again_is_not_paid_again(room: Room, name: str, wire: str) -> None:
+    key, url, behind = VARIABLES[wire]
+    model = Path(nightlab_tasks.__file__).parent / "compress" / "model.py"
+    given = context(files={"train.py": model.read_text()})
+    relay = Relay(Prices())
+    with ModelServer(Researcher("train.py"), models=("scripted",)) as server:
+        env = {"PATH": PATH, key: "sk-real-0123456789", url: server.url + behind}
+        agent = asked(name, room(environ=env, relay=relay))
+
+        first = agent.propose(given)
+        paid = server.usage.total.tokens
+        second = agent.propose(given)
+
+        assert server.usage.total.tokens == paid == first.cost.tokens == second.cost.tokens > 0
+    relay.close()
+    assert first.files == second.files != {}
 
 
 @pytest.mark.parametrize("agent", ["claude", "codex", "opencode", "pi", "gemini", "qwen", "aider"])

@@ -19,12 +19,13 @@ from nightlab.values import Cost
 
 VOLATILE_KEYS = {"metadata", "user", "prompt_cache_key", "session_id", "sessionId", "cache_control", "stream_options"}
 VOLATILE = re.compile(
-    r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b"  # uuid
+    r"(?<![0-9a-f])[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b"  # uuid; Codex writes msg_ before it
     r"|\b20\d\d-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?"  # date, or moment
     r"|\b(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day, [\w ]+,? 20\d\d"
     r"|\b[A-Z][a-z]{2} [A-Z][a-z]{2} \d\d 20\d\d(?: \d\d:\d\d:\d\d)?"
     r"|\b1[6-9]\d{8}(?:\d{3})?\b"  # seconds or milliseconds of this age
     r"|\b\d\d?:\d\d:\d\d(?: [AP]M)?"
+    r"|Chunk ID: [0-9a-f]+|Wall time: [\d.]+ seconds"  # Codex, of every command that it ran
     r"|\bcch=[0-9a-f]+"  # a checksum that Claude Code puts into its prompt
 )
 
