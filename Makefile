@@ -1,7 +1,8 @@
 # Each target does all its own set-up: an environment in .venv, by uv where it is installed, else by venv and pip.
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: demo test test-core test-slow check lock clean
+AGENTS := .agents
+.PHONY: demo test test-core test-slow test-agents check lock clean
 
 demo: .set-up
 	@$(BIN)/nightlab demo
@@ -14,6 +15,16 @@ test-core: .set-up-dev
 
 test-slow: .set-up-dev
 	@$(BIN)/pytest -m slow
+
+# Seven coding agents, installed for real (2 GB), each in the jail against a scripted model; no key is needed.
+test-agents: .set-up-dev $(AGENTS)/.set-up
+	@NIGHTLAB_AGENTS=$(AGENTS) $(BIN)/pytest -m agents tests/agents
+
+$(AGENTS)/.set-up: tests/agents/installed/package.json tests/agents/installed/package-lock.json tests/agents/installed/aider.txt
+	@mkdir -p $(AGENTS) && cp tests/agents/installed/package*.json $(AGENTS)/
+	npm ci --prefix $(AGENTS) --no-audit --no-fund --loglevel=error
+	$(PYTHON) -m venv $(AGENTS)/aider && $(AGENTS)/aider/bin/pip install -q -r tests/agents/installed/aider.txt
+	@touch $@
 
 check: .set-up-dev
 	$(BIN)/ruff format --check src tests
@@ -35,4 +46,4 @@ lock: .set-up-dev
 	  --no-header --no-annotate -q -o requirements.lock
 
 clean:
-	rm -rf .venv .set-up .set-up-dev
+	rm -rf .venv .set-up .set-up-dev $(AGENTS)

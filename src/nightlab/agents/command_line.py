@@ -61,8 +61,15 @@ class CommandLineAgent:
     drafts = 2
 
     def __init__(self, hire: Hire, workroom: Workroom, briefing: Briefing, *, name: str = "") -> None:
-        self.name = name or hire.template.name
+        """Raises NightlabError where its program or its way to the model is missing."""
+        self.name = name or f"{hire.template.name}:{hire.upstream.model}"
         self._hire, self._room, self._briefing = hire, workroom, briefing
+        if getattr(workroom.executor, "level", "") == "landlock-only":
+            raise NightlabError(
+                "agents on the command line need a loopback of their own, and the jail's level landlock-only has none; "
+                "install bubblewrap (see: nightlab doctor), or use --agent openai:MODEL or anthropic:MODEL"
+            )
+        _program(hire.program, workroom.environ)
 
     def propose(self, context: Context) -> Proposal:
         """One call: a proposal with its cost, or what went wrong in the words of `facts["failure"]`."""
@@ -73,6 +80,8 @@ class CommandLineAgent:
         self._forget_old_homes(context.draft)
         checkout = self._room.lay(call.tree, context)
         try:
+            if place is None:  # what a killed attempt left there would be found by the next
+                remove(call.home)
             call.home.mkdir(exist_ok=True)
             before = look(call.tree)
             with self._room.relay.line(self._hire.upstream, folder) as line:
@@ -106,7 +115,7 @@ class CommandLineAgent:
         """A home is kept for as long as its call may be gone on with; some agents leave 50 MB in it."""
         for place in self._room.home.glob("draft-*/home"):
             number = place.parent.name.removeprefix("draft-")
-            if number.isdigit() and int(number) < draft - _KEPT_HOMES:
+            if number.isdigit() and int(number) < draft - _KEPT_HOMES - self.drafts:
                 remove(place)
 
     def _prompt(self, call: _Call, context: Context) -> str:
@@ -173,35 +182,29 @@ class CommandLineAgent:
         if words := _failure(run, line, found, said):
             facts |= {"failure": words} | ({"exhausted": line.refusal} if line.refusal else {})
             return Proposal(f"{self.name} had no answer", {}, facts, cost=cost)
-        words = stream.hypothesis(said.text) or _summary(found.files)
+        words = stream.hypothesis(said) or _summary(found.files)
         return Proposal(words, found.files, facts, cost=cost)
 
 
 def agent(spec: str, workroom: Workroom, briefing: Briefing) -> CommandLineAgent:
     """What `--agent NAME[:MODEL]` names, ready to be asked; raises an error that says what is missing."""
-    hired = hire(spec, workroom.environ)
-    if getattr(workroom.executor, "level", "") == "landlock-only":
-        raise NightlabError(
-            "agents on the command line need a loopback of their own, and the jail's level landlock-only has none; "
-            "install bubblewrap (see: nightlab doctor), or use --agent model"
-        )
-    _program(hired.program, workroom.environ)
-    return CommandLineAgent(hired, workroom, briefing, name=spec if hired.command == () else hired.template.name)
+    return CommandLineAgent(hire(spec, workroom.environ), workroom, briefing, name=spec)
 
 
 def _failure(run: Run, line: Line, found: Changes, said: stream.Said) -> str:
     """Why a call came to nothing, in words; empty where it came to something. The exit code is no witness."""
     last = f"; its last words: {stream.quoted(said.last_words)}" if said.last_words else "; it said nothing"
+    trouble = f"; {line.trouble}" if line.trouble else ""
     if line.refusal:
         return f"out of budget: {line.refusal}"
     if run.outcome is Outcome.KILLED or not run.reason.startswith(_ENDED_BY_ITSELF):
-        return f"the call was ended: {run.reason}{last}"
+        return f"the call was ended: {run.reason}{trouble}{last}"
     if found.trouble:
         return found.trouble
     if not found.files:
         end = "" if run.exit_code == 0 else f" and ended with {run.reason}"
         left = f" (left behind: {', '.join(found.left_out[:5])})" if found.left_out else ""
-        return f"made no change{end}{left}{last}"
+        return f"made no change{end}{left}{trouble}{last}"
     return ""
 
 
@@ -218,14 +221,9 @@ def _plan(hired: Hire, program: Path, values: Mapping[str, str], files: list[str
     argv[0] = str(program)
     if template.speaks_acp:
         argv = [sys.executable, "-I", "-S", acp.__file__, "{prompt_file}", "{worktree}", *argv]
-    given = {
-        name: text
-        for name, text in {**template.env, **provider.env}.items()
-        if values.get("model") or text != "{model}"
-    }
     return {
         "argv": argv,
-        "env": given,
+        "env": {**template.env, **provider.env},
         "files": {**template.files, **provider.files},
         "stdin": values["prompt_file"] if template.stdin else None,
         "values": dict(values),

@@ -22,6 +22,8 @@ class Said:
     text: str = ""
     error: str = ""
     session: str = ""
+    is_prose: bool = True
+    """Whether the text is its answer and no more; else it is all that was on the screen."""
 
     @property
     def last_words(self) -> str:
@@ -33,7 +35,7 @@ def read(log: str, output: Output) -> Said:
     """What an agent's log says, by the rules of its template."""
     clean = _ESCAPES.sub("", log).replace("\r", "\n")
     if output.form == "plain":
-        return Said(clean.strip()[-_LONGEST:])
+        return Said(clean.strip()[-_LONGEST:], is_prose=False)
     lines = list(_objects(clean))
     text, error, session = (_find(lines, rule) for rule in (output.text, output.error, output.session))
     # What was printed beside the stream is a complaint, as a rule: a missing flag, a stack trace.
@@ -41,11 +43,14 @@ def read(log: str, output: Output) -> Said:
     return Said(text, error or beside.strip()[-2000:], session[:200])
 
 
-def hypothesis(text: str) -> str:
-    """The sentence that an agent was asked to end with, or else its first one; empty where it said nothing."""
-    if found := _HYPOTHESIS.findall(text):
-        return _one_line(str(found[-1]).strip("*_` "))
-    words = _one_line(text)
+def hypothesis(said: Said) -> str:
+    """The sentence that an agent was asked to end with, or else its first one; empty where there is none."""
+    found = [
+        sentence for text in _HYPOTHESIS.findall(said.text) if not (sentence := text.strip("*_` ")).startswith("<")
+    ]
+    if found:
+        return _one_line(found[-1])
+    words = _one_line(said.text) if said.is_prose else ""
     sentence = re.match(r".{8,}?[.!?](?=\s|$)", words)
     return sentence[0] if sentence else words
 

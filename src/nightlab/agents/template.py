@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from nightlab.agents.relay import Upstream, Wire
-from nightlab.errors import BadPlugin, NightlabError
+from nightlab.agents.upstream import Upstream, Wire
+from nightlab.errors import BadPlugin
 
 SHIPPED = Path(__file__).parent / "templates"
 NAMES = frozenset({"prompt", "prompt_file", "worktree", "model", "session", "url", "home", "files", "command"})
@@ -49,7 +49,7 @@ class Provider(_Part):
     """The user's variable that holds another address than the public one."""
     address: str
     model: str = ""
-    """The model where the user names none; empty: the agent's own choice."""
+    """The model where the user names none; empty: one has to be named."""
     env: dict[str, Text] = {}
     files: dict[str, Text] = {}
 
@@ -162,10 +162,13 @@ def hire(spec: str, environ: Mapping[str, str]) -> Hire:
     provider = _provider(template, environ)
     command: tuple[str, ...] = ()
     if template.needs("command"):
-        command, chosen = _command(template, chosen), ""
+        chosen, _, text = chosen.rpartition(":")
+        command = _command(template, text)
     model = chosen or provider.model
-    if not model and template.needs("model"):
-        raise NightlabError(f"{template.name} has to be told its model; write --agent {name}:MODEL")
+    if not model:
+        raise BadPlugin(
+            f"{template.name} has to be told its model; write --agent {name}:MODEL{':COMMAND' * bool(command)}"
+        )
     address = environ.get(provider.url) or provider.address
     return Hire(template, provider, Upstream(provider.wire, address, model, environ.get(provider.key, "")), command)
 
@@ -181,9 +184,9 @@ def _command(template: Template, text: str) -> tuple[str, ...]:
     try:
         words = tuple(shlex.split(text))
     except ValueError as error:
-        raise NightlabError(f"{text!r} is no command: {error}; mend its quotation marks") from error
+        raise BadPlugin(f"{text!r} is no command: {error}; mend its quotation marks") from error
     if not words:
-        raise NightlabError(f"{template.name} has to be told what to start; write --agent '{template.name}:COMMAND'")
+        raise BadPlugin(f"{template.name} has to be told what to start; write --agent '{template.name}:MODEL:COMMAND'")
     return words
 
 
@@ -195,7 +198,7 @@ def _provider(template: Template, environ: Mapping[str, str]) -> Provider:
                 return provider
     keys = " or ".join(dict.fromkeys(provider.key for provider in template.provider))
     first = template.provider[0]
-    raise NightlabError(
+    raise BadPlugin(
         f"{template.name} has no key: {keys} is not set; export {first.key}=..., or, for a server of your own that "
         f"asks for none, {first.url}=http://..."
     )
