@@ -12,6 +12,9 @@ import pytest
 REQUIRED = os.environ.get("NIGHTLAB_REQUIRE_ALL") == "1"
 """Set by .ci/run: what is meant to run there may not be skipped."""
 
+collect_ignore = [] if "NIGHTLAB_AGENTS" in os.environ else ["agents/test_real_agents.py"]
+"""Coding agents are driven where `make test-agents` has installed them."""
+
 LEVELS = [
     *("bubblewrap", "process"),
     *(pytest.param(level, marks=pytest.mark.slow) for level in ("landlock", "landlock-only")),

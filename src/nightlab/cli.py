@@ -527,17 +527,23 @@ def doctor(as_json: Json = False) -> None:
     """What is missing on this machine, and the exact line that mends it."""
     from dataclasses import asdict
 
+    from nightlab.agents import detect
     from nightlab.doctor import examine
 
-    findings = examine(Path.cwd())
+    findings, agents = examine(Path.cwd()), detect.installed(os.environ)
     if as_json:
-        _print_json([asdict(one) for one in findings])
+        _print_json([asdict(one) for one in findings] + [asdict(one) | {"agent": one.name} for one in agents])
         return
     for one in findings:
         print(
             f"{'ok     ' if one.is_well else 'missing'} {one.name}: {one.seen}"
             + ("" if one.is_well else f"; {one.mend}")
         )
+    for agent in (one for one in agents if one.path):
+        state = f"missing agent {agent.name}: {agent.problem}" if agent.problem else f"ok      agent {agent.name}:"
+        print(f"{state} {agent.version} ({agent.path})")
+    absent = ", ".join(one.name for one in agents if not one.path)
+    print(f"agents not installed, none is needed: {absent}" if absent else "every agent we know is installed")
 
 
 @bench_app.command()

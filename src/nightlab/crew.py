@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from nightlab import plugins
@@ -23,7 +24,7 @@ from nightlab.agents.prices import Prices
 from nightlab.agents.relay import Caps, Relay, Upstream
 from nightlab.agents.template import Hire
 from nightlab.agents.workroom import Workroom
-from nightlab.errors import NightlabError
+from nightlab.errors import BadPlugin, NightlabError
 from nightlab.executor import LocalExecutor
 from nightlab.lineage import changes
 from nightlab.proposer import Context, Proposer
@@ -31,6 +32,7 @@ from nightlab.study import Study
 from nightlab.workspace import Checkout
 
 PRICES_FILE = "prices.toml"
+_NEEDED = ("httpx", "uvicorn")
 Say = Callable[[str], None]
 
 
@@ -56,6 +58,9 @@ class Crew:
                 self._hired[name] = hired
             else:
                 plugins.proposers(name)
+        missing = [name for name in _NEEDED if self._hired and find_spec(name) is None]
+        if missing:
+            raise BadPlugin(f'agents need {", ".join(missing)}, not installed here: pip install "nightlab[agents]"')
 
     def _hire(self, name: str) -> Hire | Upstream | None:
         """A coding agent or a model; None where the name is a plugin's."""

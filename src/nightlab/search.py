@@ -15,11 +15,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from random import Random
 from statistics import fmean
 from typing import Any
 
+from nightlab.bandit import Bandit
 from nightlab.ledger import Event, Ledger
 from nightlab.lineage import BASELINE, LAB, Lineage, Standing, changes
 from nightlab.noise import Noise
@@ -30,7 +31,6 @@ from nightlab.workspace import difference, patched
 
 PLATEAU = 15
 """So many proposals without a keep, and the search widens."""
-_WINDOW = 40
 _MEMORY = 200
 _TRACES = 12
 _LONGEST_PAUSE = 300.0
@@ -63,51 +63,6 @@ class Draft:
     parent: Standing
     mends: int | None = None
     is_regrown: bool = False
-
-
-@dataclass(slots=True)
-class Purse:
-    """What one proposer has brought in lately: per experiment its kept gain (0 where not kept) and what it cost.
-
-    Cost is counted in runs, not seconds: the same seed has to give the same study on any machine, however busy.
-    Only where a proposer takes its time, that time counts, in runs as well. Money does not: a slot has no price here.
-    """
-
-    gains: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
-    costs: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
-
-    def draw(self, dice: Random, typical_gain: float) -> float:
-        """A plausible gain per cost: Thompson sampling over how often it wins, times what a win brings and costs."""
-        wins = [gain for gain in self.gains if gain > 0]
-        rate = dice.betavariate(1 + len(wins), 2 + len(self.gains) - len(wins))
-        gain = (sum(wins) + typical_gain) / (len(wins) + 1)
-        return rate * gain / ((sum(self.costs) + 1) / (len(self.costs) + 1))
-
-
-class Bandit:
-    """Shares slots between proposers by confirmed gain per cost; new ones are each tried first.
-
-    Deterministic: what it draws depends on the study's seed, the proposal's number, and what it has learned.
-    """
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._purses = {name: Purse() for name in names}
-
-    def learn(self, experiment: Experiment) -> None:
-        """Take note of what a finished experiment gained and cost."""
-        purse, thinking = self._purses.get(experiment.proposer), float(experiment.facts.get("thinking", 0.0))
-        if purse is not None and (thinking or experiment.status is not Status.REJECTED):
-            kept = experiment.status is Status.KEPT
-            purse.gains.append(max(experiment.gain or 0.0, 0.0) if kept else 0.0)
-            purse.costs.append(experiment.runs + thinking)
-
-    def order(self, *, seed: int, number: int) -> list[str]:
-        """All names, the one to ask first in front."""
-        dice = Random(derived_seed(seed, "search", number))
-        wins = [gain for purse in self._purses.values() for gain in purse.gains if gain > 0]
-        typical = fmean(wins) if wins else 1.0
-        drawn = {name: purse.draw(dice, typical) for name, purse in self._purses.items()}
-        return sorted(drawn, key=lambda name: (bool(self._purses[name].gains), -drawn[name]))
 
 
 class Search:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from workrooms import TREE, Room, asked, context
+from workrooms import TREE, Room, asked, context, room
 
 from nightlab.agents import acp
 

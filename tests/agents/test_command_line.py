@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from standins import standin
-from workrooms import TREE, Room, asked, context
+from workrooms import TREE, Room, asked, context, room
 
 from nightlab import sandbox
 from nightlab.agents import detect, template

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from standins import ASKING, standin
-from workrooms import TREE, Room, asked, context
+from workrooms import TREE, Room, asked, context, room
 
 from nightlab.agents import changes
 from nightlab.agents.relay import Caps, Prices, Relay

@@ -6,17 +6,21 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
+
 from nightlab.agents.bridge import _pour
 from nightlab.agents.command_line import CommandLineAgent, agent
 from nightlab.agents.relay import Line, Relay, Upstream
 from nightlab.agents.workroom import Workroom
+from nightlab.executor import LocalExecutor
 from nightlab.proposer import Context
+from nightlab.task import parse
 from nightlab.workspace import Checkout, remove
 
 TASK = """\
@@ -112,3 +116,21 @@ def asked(spec: str, workroom: Workroom) -> CommandLineAgent:
 def git(folder: Path, *words: str) -> None:
     who = ["-c", "user.name=A User", "-c", "user.email=user@example.org"]
     subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Iterator[Room]:
+    """Makes a workroom at a level of the jail; what it started is ended with the test."""
+    made: list[LocalExecutor] = []
+
+    def make(
+        level: str | None = None, *, environ: Mapping[str, str], seconds: float = 60.0, relay: Relay | None = None
+    ) -> Workroom:
+        executor = LocalExecutor(level=level, linger=0.1)
+        made.append(executor)
+        whole = {"PATH": os.environ["PATH"], **environ}
+        return Workroom(tmp_path / "agents", parse(TASK), executor, relay or PassThrough(), lay, whole, seconds)
+
+    yield make
+    for executor in made:
+        executor.close()

@@ -16,11 +16,12 @@ from conftest import git
 from core.test_loop import TWO, Lab, exact, knob, summed
 
 from nightlab import facts, search
+from nightlab.bandit import Bandit
 from nightlab.ledger import Event
 from nightlab.loop import Stop
 from nightlab.proposer import Context, Scripted
 from nightlab.runner import Attempt, Finding
-from nightlab.search import Bandit, alike, syntax
+from nightlab.search import alike, syntax
 from nightlab.testing.fakes import InstantSlots
 from nightlab.values import Cost, Experiment, Files, Outcome, Proposal, Run, Status
 from nightlab.workspace import Tree, difference
