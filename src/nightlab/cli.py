@@ -528,22 +528,21 @@ def doctor(as_json: Json = False) -> None:
     from dataclasses import asdict
 
     from nightlab.agents import detect
-    from nightlab.doctor import examine
+    from nightlab.doctor import Finding, examine
 
-    findings, agents = examine(Path.cwd()), detect.installed(os.environ)
+    findings = examine(Path.cwd())
+    for agent in detect.installed(os.environ):  # none is needed, so one that is not installed is well
+        seen = f"{agent.version} ({agent.path})" if agent.path else "not installed"
+        is_well = agent.path is None or not agent.problem
+        findings.append(Finding(f"agent {agent.name}", is_well, seen, agent.problem))
     if as_json:
-        _print_json([asdict(one) for one in findings] + [asdict(one) | {"agent": one.name} for one in agents])
+        _print_json([asdict(one) for one in findings])
         return
     for one in findings:
         print(
             f"{'ok     ' if one.is_well else 'missing'} {one.name}: {one.seen}"
             + ("" if one.is_well else f"; {one.mend}")
         )
-    for agent in (one for one in agents if one.path):
-        state = f"missing agent {agent.name}: {agent.problem}" if agent.problem else f"ok      agent {agent.name}:"
-        print(f"{state} {agent.version} ({agent.path})")
-    absent = ", ".join(one.name for one in agents if not one.path)
-    print(f"agents not installed, none is needed: {absent}" if absent else "every agent we know is installed")
 
 
 @bench_app.command()

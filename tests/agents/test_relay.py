@@ -276,6 +276,15 @@ def test_thoughts_that_the_provider_keeps_are_left_out(relay: Relay, tmp_path: P
     assert server.asked[0].body["include"] == ["reasoning.encrypted_content"]
 
 
+def test_tools_that_come_in_the_conversation_are_held_to_the_same(relay: Relay, tmp_path: Path) -> None:
+    ours, theirs = TOOLS["responses"]
+    item = {"type": "additional_tools", "tools": [*theirs, *ours]}
+    with ModelServer([REPLY]) as server, calling(relay, upstream(server, "responses"), tmp_path) as (_, client):
+        ask(client, "responses", input=[item, {"role": "user", "content": "go"}])
+
+    assert server.asked[0].body["input"][0] == {**item, "tools": ours}
+
+
 @pytest.mark.parametrize(
     ("wire", "more"),
     [

@@ -248,12 +248,21 @@ def _chat(body: dict[str, Any]) -> None:
 
 def _responses(body: dict[str, Any]) -> None:
     """Nothing is stored with the provider, so thoughts that were are left out of what is sent back to it."""
-    body["tools"] = [kept for tool in _dicts(body.get("tools")) if (kept := _client_side(tool))]
+    body["tools"] = _of_the_client(body.get("tools"))
     body["store"] = False
     if isinstance(body.get("include"), list):
         body["include"] = [one for one in body["include"] if one == "reasoning.encrypted_content"]
     if isinstance(body.get("input"), list):
-        body["input"] = [item for item in body["input"] if not _is_stored(item)]
+        kept = [item for item in body["input"] if not _is_stored(item)]
+        # Codex brings tools in the conversation too; they are held to the same.
+        body["input"] = [
+            {**item, "tools": _of_the_client(item["tools"])} if isinstance(item, dict) and "tools" in item else item
+            for item in kept
+        ]
+
+
+def _of_the_client(tools: Any) -> list[dict[str, Any]]:
+    return [kept for tool in _dicts(tools) if (kept := _client_side(tool))]
 
 
 def _client_side(tool: dict[str, Any]) -> dict[str, Any] | None:
@@ -265,7 +274,7 @@ def _client_side(tool: dict[str, Any]) -> dict[str, Any] | None:
         case "tool_search" if tool.get("execution") == "client":
             return tool
         case "namespace":
-            inner = [kept for one in _dicts(tool.get("tools")) if (kept := _client_side(one))]
+            inner = _of_the_client(tool.get("tools"))
             return {**tool, "tools": inner} if inner else None
         case _:
             return None
