@@ -227,8 +227,10 @@ def test_what_outlived_shim_and_server_is_found_at_recovery(executor: LocalExecu
     assert (run.outcome, run.reason) == (Outcome.KILLED, "the executor's server was lost")
     assert executor.recover(job) is None
     assert_nothing_left(job, within=0.1)
-    psutil.wait_procs(tree, timeout=2.0)  # the jail's own processes may take a moment longer than the run's
-    assert [process for process in tree if is_alive(process)] == []
+    deadline = time.monotonic() + 2.0  # the jail's own processes may take a moment longer than the run's
+    while left := [process for process in tree if is_alive(process)]:
+        assert time.monotonic() < deadline, f"still alive: {left}"
+        time.sleep(0.01)
 
 
 def test_a_link_in_place_of_the_result_is_not_followed(executor: LocalExecutor, tmp_path: Path) -> None:

@@ -40,8 +40,10 @@ def line(*answers: str | bytes) -> Iterator[Path]:
         place = Path(folder) / "line.sock"
         with socketserver.ThreadingUnixStreamServer(str(place), Raw) as server:
             threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-            yield place
-            server.shutdown()
+            try:
+                yield place
+            finally:  # a server that is only closed goes on looking for its socket
+                server.shutdown()
 
 
 def answer(*answers: str | bytes, wire: Any = "chat") -> str:

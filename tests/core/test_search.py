@@ -16,6 +16,7 @@ from conftest import git
 from core.test_loop import TWO, Lab, exact, knob, summed
 
 from nightlab import facts, search
+from nightlab import loop as loops
 from nightlab.bandit import Bandit
 from nightlab.ledger import Event
 from nightlab.loop import Stop
@@ -143,8 +144,9 @@ def test_an_idea_that_was_overtaken_is_merged_onto_the_incumbent_or_dropped(
     assert git(lab.folder, "show", "nightlab/main:train.py").startswith("A = 4")
 
 
-def test_one_that_thinks_and_fails_is_asked_more_and_more_slowly(lab: Lab) -> None:
+def test_one_that_thinks_and_fails_is_asked_more_and_more_slowly(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
+    monkeypatch.setattr(loops, "_TICK", 0.01)
     mind = Thinker(lambda _: Proposal("", {}, facts={"failure": "the endpoint is down"}, cost=Cost(money=0.1)))
     loop = lab.loop(mind)
     loop.search._clock = lambda: now[0]
@@ -154,7 +156,7 @@ def test_one_that_thinks_and_fails_is_asked_more_and_more_slowly(lab: Lab) -> No
     def pass_time() -> None:
         while loop.reason is None:
             now[0] += 0.5
-            time.sleep(0.001)
+            time.sleep(0.0005)
 
     clock = threading.Thread(target=pass_time, daemon=True)
     clock.start()

@@ -35,7 +35,7 @@ def briefing(context: Context, *, task: Task, budget: int = 5000) -> str:
     """What an agent is told, without the files. All but program.md stays under the budget, in tokens."""
     opening = "\n".join([_OPENING, "", *_rules(context, task)])
     sections = list(_sections(context))
-    room = budget - tokens(opening) - len(sections)
+    room = budget - tokens(opening) - 2 * len(sections) - 2  # what joins them counts too
     written: dict[int, str] = {}
     for at in sorted(range(len(sections)), key=lambda at: sections[at].rank):
         written[at] = sections[at].text(min(room, round(sections[at].share * budget)))
