@@ -995,7 +995,7 @@ def _interruptible(loop: Loop) -> Iterator[None]:
     """Ctrl-C once lets the running experiment finish, twice ends it; a terminate or hang-up ends it at once."""
 
     def interrupt(signum: int, _: object) -> None:
-        if signum != signal.SIGINT or loop.reason is not None:
+        if signum != signal.SIGINT or loop.is_asked_to_stop:
             loop.kill("interrupted")
         else:
             print("\nstopping when what runs has ended; Ctrl-C again ends it now", file=sys.stderr)

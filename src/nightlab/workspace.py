@@ -444,7 +444,8 @@ def is_plain(path: str) -> bool:
     parts = PurePosixPath(path).parts
     names = {part.lower() for part in parts}  # git itself refuses to apply a patch to any spelling of .git
     is_inside = bool(parts) and not path.startswith("/") and not {"..", ".git", "git~1", ".nightlab"} & names
-    return is_inside and path.isprintable()  # a tab or a newline would end the name in a diff, and in a briefing
+    # A tab or a newline would end the name in a diff and in a briefing; ./a is another name for a.
+    return is_inside and path.isprintable() and PurePosixPath(path).as_posix() == path
 
 
 def merged(base: Files, ours: Files, theirs: Files) -> dict[str, str | None] | None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pytest
 from conftest import git, make_repository, need_program
@@ -266,13 +266,17 @@ def test_changes_of_neighbouring_lines_merge_where_no_line_came_or_went() -> Non
 def test_paths_that_leave_the_tree_are_not_plain() -> None:
     assert is_plain("src/a.py")
     assert not any(map(is_plain, ["/etc/passwd", "../x", "a/../../x", ".git/hooks/x", "a/.git/x", ".nightlab/x", ""]))
-    assert not any(map(is_plain, [".GIT/x", "git~1/x", "a\tb.py", "a\nb.py", "a\0b.py", "a\x1b[2Jb.py", "\udcff.py"]))
+    assert not any(
+        map(
+            is_plain, [".GIT/x", "git~1/x", "a\tb.py", "a\nb.py", "a\0b.py", "a\x1b[2Jb.py", "\udcff.py", "./a", "a//b"]
+        )
+    )
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(min_size=1, max_size=12), st.text(max_size=30))
 def test_a_change_of_any_plain_file_is_read_back_from_its_diff(path: str, text: str) -> None:
-    assume(is_plain(path) and PurePosixPath(path).as_posix() == path and path not in ("a", "b"))
+    assume(is_plain(path))
     assume(text.encode("utf-8", "ignore").decode() == text)
 
     assert patched({}, difference({}, {path: text})) == {path: text}
