@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -155,7 +156,12 @@ def run(
     """Start a study, or go on with it."""
     from nightlab.loop import Stop
 
-    stop = Stop(experiments, seconds(for_) if for_ else None, target, None, max_cost, max_tokens, plateau)
+    for name, number in (("--max-cost", max_cost), ("--target", target)):
+        if number is not None and not isfinite(number):
+            raise BadTask(f"{name} {number} is no number to compare with; write one like 2.5, or leave it out")
+    if not seconds(agent_time):
+        raise BadTask("--agent-time 0 leaves no time for an idea; write for example 15m")
+    stop = Stop(experiments, None if for_ is None else seconds(for_), target, None, max_cost, max_tokens, plateau)
     limits = {"money": max_cost, "tokens": max_tokens, "drafts": drafts, "seconds": seconds(agent_time)}
     with (
         _crew(agent or ["tuner"], say=_speaker(as_json), **limits) as crew,

@@ -49,6 +49,7 @@ from nightlab.errors import BadLedger, NotFound, StudyStuck
 from nightlab.values import Clock, Experiment, Status
 
 SCHEMA_VERSION = 2
+_LARGEST = 2**63  # what SQLite calls an integer
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
     seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, experiment INTEGER, at REAL NOT NULL,
@@ -233,7 +234,7 @@ class Ledger:
         where = "WHERE e.status = :status" if status else ""
         order = f"ORDER BY e.id {'DESC' if newest else ''} LIMIT :limit"
         rows = self._db.execute(
-            f"{_SELECT} {where} {order}", {"status": status, "limit": -1 if limit is None else limit}
+            f"{_SELECT} {where} {order}", {"status": status, "limit": -1 if limit is None else min(limit, _LARGEST - 1)}
         )
         found = [_experiment(row) for row in rows]
         return found[::-1] if newest else found
@@ -250,7 +251,8 @@ class Ledger:
 
     def experiment(self, number: int) -> Experiment:
         """One experiment; NotFound when there is none of that number."""
-        row = self._db.execute(f"{_SELECT} WHERE e.id = ?", (number,)).fetchone()
+        is_number = -_LARGEST <= number < _LARGEST
+        row = self._db.execute(f"{_SELECT} WHERE e.id = ?", (number,)).fetchone() if is_number else None
         if row is None:
             raise NotFound(f"there is no experiment {number}; nightlab log lists them")
         return _experiment(row)
