@@ -118,6 +118,8 @@ def test_a_model_without_a_price_is_refused_at_the_door_where_money_is_capped(
         ("anthropic:x", "ANTHROPIC_API_KEY is not set"),
         ("openai", "needs the name of a model"),
         ("clod:opus", "clod"),
+        (":", "cannot load proposer"),
+        ("json:loads", "made no proposer"),
     ],
 )
 def test_what_is_missing_is_said_before_anything_is_begun(
@@ -128,6 +130,24 @@ def test_what_is_missing_is_said_before_anything_is_begun(
     assert done.returncode == 2
     assert words in done.stderr
     assert not (study / ".nightlab").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--max-cost", "nan"], "is no number to compare with"),
+        (["--target", "nan"], "is no number to compare with"),
+        (["--agent-time", "0"], "leaves no time for an idea"),
+        (["--for", ""], "'' is not a time"),
+    ],
+)
+def test_a_limit_that_limits_nothing_is_refused(
+    study: Path, nightlab: Nightlab, words: Sequence[str], told: str
+) -> None:
+    done = nightlab("run", *words, at=study, check=False)
+
+    assert done.returncode == 2
+    assert told in done.stderr
 
 
 def test_an_endpoint_that_refuses_is_told_before_anything_runs(

@@ -77,6 +77,7 @@ def test_what_is_said_waits_in_the_ledger_for_the_next_lab(place: Place) -> None
     ("say", "words"),
     [
         (lambda place: saying.steer(place, " \n"), "no words"),
+        (lambda place: saying.steer(place, "\x1b\x07\udcff "), "no words"),
         (lambda place: saying.steer(place, "a" * 4001), "4001 letters, the most is 4000"),
         (lambda place: saying.note(place, 1, ""), "no words"),
         (lambda place: saying.veto(place, 0), "the baseline"),
@@ -98,8 +99,9 @@ def test_what_makes_no_sense_is_refused_at_the_door(place: Place, say: Callable[
 
 def test_an_experiment_that_is_not_there_is_named(place: Place) -> None:
     for say in (saying.veto, saying.retry, lambda place, number: saying.note(place, number, "words")):
-        with pytest.raises(NotFound, match="there is no experiment 9"):
-            say(place, 9)
+        for number in (9, 10**23):
+            with pytest.raises(NotFound, match=f"there is no experiment {number}"):
+                say(place, number)
 
 
 def test_control_letters_never_get_in(place: Place) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -155,7 +156,12 @@ def run(
     """Start a study, or go on with it."""
     from nightlab.loop import Stop
 
-    stop = Stop(experiments, seconds(for_) if for_ else None, target, None, max_cost, max_tokens, plateau)
+    for name, number in (("--max-cost", max_cost), ("--target", target)):
+        if number is not None and not isfinite(number):
+            raise BadTask(f"{name} {number} is no number to compare with; write one like 2.5, or leave it out")
+    if not seconds(agent_time):
+        raise BadTask("--agent-time 0 leaves no time for an idea; write for example 15m")
+    stop = Stop(experiments, None if for_ is None else seconds(for_), target, None, max_cost, max_tokens, plateau)
     limits = {"money": max_cost, "tokens": max_tokens, "drafts": drafts, "seconds": seconds(agent_time)}
     with (
         _crew(agent or ["tuner"], say=_speaker(as_json), **limits) as crew,
@@ -994,7 +1000,7 @@ def _interruptible(loop: Loop) -> Iterator[None]:
     """Ctrl-C once lets the running experiment finish, twice ends it; a terminate or hang-up ends it at once."""
 
     def interrupt(signum: int, _: object) -> None:
-        if signum != signal.SIGINT or loop.reason is not None:
+        if signum != signal.SIGINT or loop.is_asked_to_stop:
             loop.kill("interrupted")
         else:
             print("\nstopping when what runs has ended; Ctrl-C again ends it now", file=sys.stderr)

@@ -51,6 +51,8 @@ class Crew:
     say: Say = print
     _hired: dict[str, Hire | Upstream] = field(default_factory=dict)
     _room: Workroom | None = None
+    _is_checked: bool = False
+    _has_warned: bool = False
 
     def __post_init__(self) -> None:
         for name in self.names:
@@ -99,7 +101,7 @@ class Crew:
             relay = Relay(
                 Prices.load(self._prices(study.place.root)),
                 Caps(money=self.money, tokens=self.tokens),
-                warn=lambda words: self.say(f"warning, 80 % of the cap: {words}"),
+                warn=self._warn,
             )
             relay.recall(home)
             self._room = Workroom(
@@ -114,11 +116,20 @@ class Crew:
             self._check_endpoints(relay)
         return self._room
 
+    def _warn(self, words: str) -> None:
+        if not self._has_warned:  # every stretch has a relay of its own, which warns anew
+            self._has_warned = True
+            self.say(f"warning, 80 % of the cap: {words}")
+
     def _check_endpoints(self, relay: Relay) -> None:
+        """Once, at the door: an endpoint that is down for a moment at a checkpoint costs time, not the night."""
+        if self._is_checked:
+            return
         for name, hired in self._hired.items():
             upstream = hired if isinstance(hired, Upstream) else hired.upstream
             if trouble := relay.preflight(upstream):
                 raise NightlabError(f"the agent {name} cannot reach its model: {trouble}")
+        self._is_checked = True
 
     def _prices(self, root: Path) -> Path | None:
         named = self.environ.get("NIGHTLAB_PRICES")

@@ -8,6 +8,7 @@ event       body
 study       seed, base (commit), metric, direction, policy, task
 asked       proposer, parent, mends: somebody who takes time was asked for an idea
 drafted     hypothesis (null: none), diff, facts, expected, money, tokens: what was answered
+broken_off  money, tokens: a call was ended before it was answered; it is asked again
 proposed    parent, hypothesis, proposer, tree, diff, facts, expected, complexity (of the whole tree, from the start),
             money, tokens, draft (the call that it was thought out in)
 rejected    parent, hypothesis, proposer, diff, kind, reason, money, tokens, draft
@@ -48,6 +49,7 @@ from nightlab.errors import BadLedger, NotFound, StudyStuck
 from nightlab.values import Clock, Experiment, Status
 
 SCHEMA_VERSION = 2
+_LARGEST = 2**63  # what SQLite calls an integer
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
     seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, experiment INTEGER, at REAL NOT NULL,
@@ -79,6 +81,17 @@ SELECT e.id, e.parent, e.status, e.hypothesis, e.proposer, e.grade, e.value, e.s
        coalesce(json_extract(r.body, '$.diff'), json_extract(p.body, '$.diff')), e.facts
 FROM experiments e LEFT JOIN events p ON p.id = 'proposed:' || e.id LEFT JOIN events r ON r.id = 'rebased:' || e.id
 """
+
+
+_THOUGHTS = """
+SELECT coalesce(sum(money), 0), coalesce(sum(tokens), 0) FROM (
+    SELECT CAST(substr(id, instr(id, ':') + 1) AS INTEGER) AS draft,
+           max(json_extract(body, '$.money')) AS money, max(json_extract(body, '$.tokens')) AS tokens
+    FROM events WHERE kind IN ('drafted', 'broken_off') GROUP BY draft)
+WHERE draft NOT IN (SELECT json_extract(body, '$.draft') FROM events
+                    WHERE kind IN ('proposed', 'rejected') AND json_extract(body, '$.draft') IS NOT NULL)
+"""
+"""What was paid for thoughts that are no experiments (yet): a call that goes on counts what it came to before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +234,7 @@ class Ledger:
         where = "WHERE e.status = :status" if status else ""
         order = f"ORDER BY e.id {'DESC' if newest else ''} LIMIT :limit"
         rows = self._db.execute(
-            f"{_SELECT} {where} {order}", {"status": status, "limit": -1 if limit is None else limit}
+            f"{_SELECT} {where} {order}", {"status": status, "limit": -1 if limit is None else min(limit, _LARGEST - 1)}
         )
         found = [_experiment(row) for row in rows]
         return found[::-1] if newest else found
@@ -238,7 +251,8 @@ class Ledger:
 
     def experiment(self, number: int) -> Experiment:
         """One experiment; NotFound when there is none of that number."""
-        row = self._db.execute(f"{_SELECT} WHERE e.id = ?", (number,)).fetchone()
+        is_number = -_LARGEST <= number < _LARGEST
+        row = self._db.execute(f"{_SELECT} WHERE e.id = ?", (number,)).fetchone() if is_number else None
         if row is None:
             raise NotFound(f"there is no experiment {number}; nightlab log lists them")
         return _experiment(row)
@@ -402,11 +416,7 @@ class Ledger:
             "WHERE kind IN ('audited', 'pruned', 'transferred')"
         )
         seconds += imported + self._db.execute(audits).fetchone()[0]
-        searches = (  # answers that ask for a search and become no experiment
-            "SELECT coalesce(sum(json_extract(body, '$.money')), 0), coalesce(sum(json_extract(body, '$.tokens')), 0) "
-            "FROM events WHERE kind = 'drafted' AND json_extract(body, '$.facts.space') IS NOT NULL"
-        )
-        money, tokens = map(sum, zip((money, tokens), self._db.execute(searches).fetchone(), strict=True))
+        money, tokens = map(sum, zip((money, tokens), self._db.execute(_THOUGHTS).fetchone(), strict=True))
         return {"seconds": seconds, "money": money, "tokens": tokens}
 
     # The control table: what people ask of a running lab
@@ -433,8 +443,8 @@ class Ledger:
         rows = self._db.execute("SELECT argument FROM control WHERE taken IS NULL AND verb = ? ORDER BY seq", (verb,))
         return [argument for (argument,) in rows]
 
-    def wishes(self, *verbs: str) -> list[tuple[str, str]]:
-        """Take the wishes that nobody has taken yet, oldest first: all, or those of some verbs.
+    def wishes(self, *verbs: str, most: int = -1) -> list[tuple[str, str]]:
+        """Take the wishes that nobody has taken yet, oldest first: all, or those of some verbs, or only so many.
 
         What the human said becomes an event in the same breath, so that none of it is lost.
         """
@@ -443,7 +453,7 @@ class Ledger:
             return []
         with self._transaction():
             rows = self._db.execute(
-                f"SELECT verb, argument, at, seq FROM control WHERE {mine} ORDER BY seq", verbs
+                f"SELECT verb, argument, at, seq FROM control WHERE {mine} ORDER BY seq LIMIT ?", (*verbs, most)
             ).fetchall()
             for verb, argument, at, seq in rows:
                 if verb == "steer":
@@ -451,7 +461,8 @@ class Ledger:
                 elif verb == "note":
                     said = json.loads(argument)
                     self._insert(Event("note", f"human:{seq}", {"text": said["text"]}, said["experiment"], at))
-            self._db.execute(f"UPDATE control SET taken = ? WHERE {mine}", (self._clock(), *verbs))
+            now = self._clock()
+            self._db.executemany("UPDATE control SET taken = ? WHERE seq = ?", [(now, seq) for *_, seq in rows])
         return [(verb, argument) for verb, argument, *_ in rows]
 
 

@@ -28,7 +28,7 @@ from nightlab.lineage import BASELINE, LAB, Lineage, Sample, Standing
 from nightlab.noise import Noise
 from nightlab.proposer import Proposer
 from nightlab.runner import Attempt, Finding, Purpose, Slots
-from nightlab.search import Idea, Search, Smoke, alike
+from nightlab.search import Idea, Search, Smoke, alike, unfit
 from nightlab.simplicity import complexity
 from nightlab.stats import repeats_exactly
 from nightlab.task import Task
@@ -45,13 +45,14 @@ from nightlab.values import (
     derived_seed,
     improvement,
 )
-from nightlab.workspace import Repository, Tree, difference, is_plain, merged, patched
+from nightlab.workspace import Repository, Tree, difference, merged, patched
 
 FAILURES_IN_A_ROW = 20
 CHECKPOINT = "checkpoint"
 _TICK = 0.25
+_PATIENCE = 5.0
+_LONGEST_REASON = 3000
 _MOST_LOST = 3
-_LARGEST_PATCH = 1_000_000
 _REPEAT = "0-repeat"
 
 
@@ -182,14 +183,24 @@ class Loop:
         Raises StudyStuck where it cannot go on until a person acts.
         """
         self._stop, self._began = stop or Stop(), self._clock()
-        self.begin()
-        while self.reason is None or self._flying or (not self.is_killed and (self._races or self._queue)):
-            self.reason = self.reason or self._why_stop()
-            self.step()
-        self.spent += self.search.leave(wait=self.reason == CHECKPOINT)
+        try:
+            self.begin()
+            while self.reason is None or self._is_busy():
+                self.reason = self.reason or self._why_stop()
+                self.step()
+            self.search.leave()
+        except BaseException:
+            wait(self.search.end(), timeout=_PATIENCE)  # no thread may use what is let go of now, or wait for an answer
+            raise
         self._write(Event("stopped", str(self.ledger.count("stopped")), {"reason": self.reason}))
         self._flush()
         return self.reason
+
+    def _is_busy(self) -> bool:
+        """Whether something under way is still waited for; before a checkpoint that is what is being thought as well,
+        since the study goes on with it right after."""
+        is_owed = not self.is_killed and (self._races or self._queue)
+        return bool(self._flying or is_owed or (self.reason == CHECKPOINT and self.search.futures))
 
     def step(self) -> None:
         """Obey, let others think, fill every free slot, wait for a run or a thought to end, tell."""
@@ -207,7 +218,8 @@ class Loop:
 
     def _think(self) -> None:
         """Take in what was thought out, and ask for more; nothing new is begun that no experiment is left for."""
-        self.spent += self.search.collect()
+        if self.search.collect():
+            self.spent = self._paid()
         if self._is_measured and not (self.reason or self.is_paused):
             left = None if self._stop.experiments is None else self._stop.experiments - self.opened
             self.search.think(self._best, slots=self.slots.count, room=left)
@@ -217,6 +229,7 @@ class Loop:
         self.reason = self.reason or self._why_stop()
         if self.reason or self.is_paused or not self._is_measured:
             return False
+        self._take_in()
         for idea in self.search.ideas(self._best, lambda: self._next):
             if self._open(idea):
                 return bool(self._queue)
@@ -246,13 +259,8 @@ class Loop:
         for kind in ("failure", "smoke"):
             if kind in proposal.facts:
                 return "proposer" if kind == "failure" else kind, str(proposal.facts[kind])
-        for path, text in proposal.files.items():
-            if not is_plain(path) or not self.task.is_editable(path):
-                return "scope", f"{path} is not editable here; editable: {', '.join(self.task.task.editable)}"
-            if (entry := parent.tree.entries.get(path)) and not entry.mode.startswith("100"):
-                return "symlink", f"{path} is a symbolic link"
-            if text is not None and len(text) > _LARGEST_PATCH:
-                return "size", f"{path} would hold {len(text)} characters; the most is {_LARGEST_PATCH}"
+        if problem := unfit(self.task, parent, proposal.files):
+            return problem
         tried = self.ledger.was_tried(parent.tree.changed(proposal.files).id) if proposal.files else None
         if tried is not None and "retries" not in proposal.facts:
             return "duplicate", f"the same tree was tried as experiment {tried}"
@@ -300,7 +308,7 @@ class Loop:
 
     def _reject(self, idea: Idea, kind: str, reason: str) -> None:
         number = self._take_number()
-        body = self._words(idea) | {"kind": kind, "reason": f"{kind}: {reason}"}
+        body = self._words(idea) | {"kind": kind, "reason": one_line(f"{kind}: {reason}", _LONGEST_REASON)}
         self._write(Event("rejected", str(number), body, number))
         self._flush()
         experiment = self.ledger.experiment(number)
@@ -308,7 +316,7 @@ class Loop:
         if self.search.may_mend(experiment):
             self.search.let_mend(experiment)
         if "exhausted" in idea.proposal.facts:
-            self.reason = self.reason or str(idea.proposal.facts["exhausted"])
+            self.reason = self.reason or one_line(str(idea.proposal.facts["exhausted"]), _LONGEST_REASON)
 
     def _words(self, idea: Idea) -> dict[str, Any]:
         return {
@@ -569,7 +577,7 @@ class Loop:
         self.reason = self.reason if self.is_asked_to_stop else None
         self.opened = self._failures = 0
         self._best = self.lineage.repair()
-        self.spent = Cost(money=(paid := self.ledger.spent())["money"], tokens=int(paid["tokens"]))
+        self.spent = self._paid()
         self.search.resume()
         self._costs = [_cost(run) for run in self.ledger.runs(BASELINE) if run["value"] is not None]
         self._resume()
@@ -647,7 +655,7 @@ class Loop:
 
     def stop(self, reason: str = "asked to stop") -> None:
         """Start nothing new; what runs is finished and judged."""
-        self.reason = self.reason or reason
+        self.reason = reason if self.reason in (None, CHECKPOINT) else self.reason
         self.is_asked_to_stop = True
 
     def kill(self, reason: str = "asked to stop now") -> None:
@@ -658,7 +666,7 @@ class Loop:
         self.slots.kill()
 
     def _obey(self) -> None:
-        for verb, argument in self.ledger.wishes():
+        for verb, argument in self.ledger.wishes("stop", "pause", "resume", "steer", "note", "veto"):
             match verb:
                 case "stop":
                     self.kill() if argument == "now" else self.stop()
@@ -668,10 +676,11 @@ class Loop:
                     self.search.steer(argument)
                 case "veto":
                     self._veto(int(argument))
-                case "retry":
-                    self._retry(int(argument))
-                case "try":
-                    self._try(json.loads(argument))
+
+    def _take_in(self) -> None:
+        """What people want tried waits in the ledger until there is a slot for it: a lab that ends loses none of it."""
+        for verb, argument in self.ledger.wishes("retry", "try", most=1):
+            self._retry(int(argument)) if verb == "retry" else self._try(json.loads(argument))
 
     def _veto(self, number: int) -> None:
         """End an experiment under way; take a kept one out of the branch."""
@@ -705,7 +714,9 @@ class Loop:
         one = self.ledger.experiment(number)
         parent = self.lineage.standing(one.parent or BASELINE)
         facts = {name: value for name, value in one.facts.items() if name not in ("failure", "smoke", "mends")}
-        proposal = Proposal(one.hypothesis, patched(parent.texts, one.diff) or {}, facts | {"retries": number})
+        files = patched(parent.texts, one.diff)
+        facts |= {"retries": number} | ({} if files else {"failure": "its change cannot be read back from the ledger"})
+        proposal = Proposal(one.hypothesis, files or {}, facts)
         self.search.offer(Idea(one.proposer, proposal, parent))
 
     def _try(self, said: Mapping[str, Any]) -> None:
@@ -739,6 +750,10 @@ class Loop:
         """The standard deviation of one run; None before it is known."""
         return self.noise.sigma
 
+    def _paid(self) -> Cost:
+        paid = self.ledger.spent()
+        return Cost(money=paid["money"], tokens=int(paid["tokens"]))
+
     def _write(self, event: Event) -> None:
         self._unwritten.append(event)
 
@@ -752,9 +767,9 @@ class Loop:
             self.slots.clear(run, keep_examples=is_kept)
 
 
-def one_line(text: str) -> str:
-    """A hypothesis as it is kept: one line of letters that can be seen, of a length that can be read."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:300]
+def one_line(text: str, most: int = 300) -> str:
+    """Words from outside as they are kept: one line of letters that can be seen, of a length that can be read."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:most]
 
 
 def _grade(race: Race) -> Grade:
@@ -774,7 +789,7 @@ def _successors(race: Race, policy: Policy) -> list[str]:
 
 def _failure(finding: Finding) -> str:
     said = [line.strip() for line in finding.tail.splitlines() if line.strip()]
-    return f"{finding.run.reason}: {said[-1][:200]}" if said else finding.run.reason
+    return f"{finding.run.reason}: {one_line(said[-1], 200)}" if said else finding.run.reason
 
 
 def _broken(number: int, finding: Finding) -> str:

@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from typing import Any, Literal
 
 from nightlab.errors import BadPlugin
-from nightlab.proposer import Proposer
+from nightlab.proposer import Proposer, walled
 
 Role = Literal["proposers", "executors", "evaluators", "policies"]
 
@@ -44,14 +44,17 @@ def load(role: Role, name: str) -> Any:
     module, _, attribute = target.partition(":")
     try:
         return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise BadPlugin(f"cannot load {_ONE[role]} {name!r} from {target}: {error}") from error
 
 
 def proposers(name: str) -> list[Proposer]:
     """The proposers behind a name: one, or the several arms of one agent."""
-    made = load("proposers", name)()
-    found = list(made) if isinstance(made, list | tuple) else [made]
+    make = load("proposers", name)
+    made, trouble = walled(make) if callable(make) else (None, f"{make!r} cannot be called")
+    if trouble:
+        raise BadPlugin(f"{name!r} made no proposer: {trouble}")
+    found: list[Any] = list(made) if isinstance(made, list | tuple) else [made]
     for one in found:
         if not isinstance(one, Proposer):
             raise BadPlugin(

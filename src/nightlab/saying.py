@@ -84,9 +84,9 @@ def _time(at: float) -> str:
 
 
 def _words(text: str) -> str:
-    text = text.strip()
+    text = "".join(letter for letter in text if letter.isprintable() or letter in "\n\t").strip()
     if not text:
         raise BadTask("there are no words in it; say what you mean")
     if len(text) > LONGEST:
         raise BadTask(f"that is {len(text)} letters, the most is {LONGEST}; write what is longer into program.md")
-    return "".join(letter for letter in text if letter.isprintable() or letter in "\n\t")
+    return text

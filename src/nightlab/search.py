@@ -11,11 +11,13 @@ it, where the incumbent has moved meanwhile.
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from random import Random
 from statistics import fmean
 from typing import Any
@@ -27,7 +29,7 @@ from nightlab.noise import Noise
 from nightlab.proposer import Context, Proposer, Trace, walled
 from nightlab.task import Task
 from nightlab.values import Clock, Cost, Experiment, Files, Proposal, Status, derived_seed
-from nightlab.workspace import difference, patched
+from nightlab.workspace import difference, is_plain, patched
 
 PLATEAU = 15
 """So many proposals without a keep, and the search widens."""
@@ -35,6 +37,7 @@ _MEMORY = 200
 _TRACES = 12
 _LONGEST_PAUSE = 300.0
 _ALIKE = 0.8
+_LARGEST_PATCH = 1_000_000
 _ONLY_PARSE = 1024  # ast.PyCF_ONLY_AST, without the weight of importing ast
 
 Smoke = Callable[[Standing, Files], str | None]
@@ -131,7 +134,11 @@ class Search:
     def _answer(self, name: str, context: Context) -> Proposal | None:
         """What a proposer answers; when it raises, that becomes a rejected experiment."""
         proposal, failure = walled(lambda: self._proposers[name].propose(context))
-        return Proposal(f"{name} failed", {}, facts={"failure": failure}) if failure else proposal
+        if proposal is not None:
+            _, failure = walled(lambda: _written(proposal))
+            failure = failure and f"it answered with what cannot be written down: {failure}"
+        cost = proposal.cost if proposal else Cost()
+        return Proposal(f"{name} failed", {}, facts={"failure": failure}, cost=cost) if failure else proposal
 
     def context(self, parent: Standing, number: int) -> Context:
         """What a proposer is told that answers at once; `number` counts the ideas asked for so far."""
@@ -250,18 +257,19 @@ class Search:
             files = dict(changes(draft.parent.texts, _texts({**context.files, **files})))
         facts = dict(proposal.facts) | {"thinking": round(self._in_runs(self._clock() - began), 3)}
         facts |= {} if draft.mends is None else {"mends": draft.mends}
-        if files and "failure" not in facts:
-            wrong = syntax(files) or (self._smoke(draft.parent, files) if self._smoke else None)
+        if files and "failure" not in facts and unfit(self.task, draft.parent, files) is None:
+            # Where the lab itself cannot look, nobody has looked; its loop says what is wrong with the machine.
+            wrong, _ = walled(lambda: syntax(files) or (self._smoke(draft.parent, files) if self._smoke else None))
             facts |= {"smoke": wrong} if wrong else {}
         return replace(proposal, files=files, facts=facts)
 
     def _in_runs(self, seconds: float) -> float:
         return seconds / self.run_seconds if self.run_seconds else 0.0
 
-    def collect(self) -> Cost:
-        """Make durable what was thought out since the last look; what that cost."""
-        cost = Cost()
-        for future in [future for future in self._thinking if future.done()]:
+    def collect(self) -> bool:
+        """Make durable what was thought out since the last look; whether there was anything."""
+        done = [future for future in self._thinking if future.done()]
+        for future in done:
             draft = self._thinking.pop(future)
             proposal = future.result()
             if proposal is None:
@@ -269,8 +277,7 @@ class Search:
             self.ledger.append(Event("drafted", str(draft.number), _told(draft, proposal)))
             if proposal is not None:
                 self._take(draft, proposal)
-                cost += proposal.cost
-        return cost
+        return bool(done)
 
     def _take(self, draft: Draft, proposal: Proposal) -> None:
         """An answer waits for its slot; one that asks for a search instead is passed on."""
@@ -285,15 +292,28 @@ class Search:
         else:
             self._ready.append(Idea(draft.proposer, proposal, draft.parent, draft.number, draft.is_regrown))
 
-    def leave(self, *, wait: bool) -> Cost:
-        """Let go of the threads: what is being thought is waited for, or ended and asked again another time."""
-        cost = self.collect()
-        ends = {name for name in self._slow if hasattr(self._proposers[name], "close")} if not wait else set()
-        ended = [future for future, draft in self._thinking.items() if draft.proposer in ends]
-        for name in {self._thinking.pop(future).proposer for future in ended}:
-            walled(self._proposers[name].close)  # type: ignore[attr-defined]  # looked for above
+    def leave(self) -> None:
+        """Let go of the threads: what can be ended is, and asked again another time; the rest is waited for.
+
+        What was paid for an answer that did not come is written down all the same.
+        """
+        self.collect()
+        ended = {future: self._thinking.pop(future) for future in self.end()}
         self._threads.shutdown(wait=True)
-        return cost + self.collect()
+        for future, draft in ended.items():
+            if (proposal := future.result()) is not None and (proposal.cost.money or proposal.cost.tokens):
+                key = f"{draft.number}.{self.ledger.count('broken_off')}"
+                self.ledger.append(Event("broken_off", key, _paid(proposal)))
+        self.collect()
+
+    def end(self) -> list[Future[Proposal | None]]:
+        """End the calls under way that can be ended, without a word in the ledger; which."""
+        names = {
+            draft.proposer for draft in self._thinking.values() if hasattr(self._proposers[draft.proposer], "close")
+        }
+        for name in names:
+            walled(self._proposers[name].close)  # type: ignore[attr-defined]  # looked for above
+        return [future for future, draft in self._thinking.items() if draft.proposer in names]
 
     @property
     def parents(self) -> set[int]:
@@ -352,6 +372,28 @@ class Search:
                 self._take(draft, proposal)
 
 
+def unfit(task: Task, parent: Standing, files: Files) -> tuple[str, str] | None:
+    """Why these files may not be put onto a tree: the kind of problem and the words; None where they may."""
+    for path, text in files.items():
+        if not is_plain(path) or not task.is_editable(path):
+            return "scope", f"{path} is not editable here; editable: {', '.join(task.task.editable)}"
+        if (entry := parent.tree.entries.get(path)) and not entry.mode.startswith("100"):
+            return "symlink", f"{path} is a symbolic link"
+        if other := _in_the_way(path, {*parent.tree.entries, *files}):
+            return "scope", f"{path} cannot be beside {other}: one name cannot be a file, or a link, and a folder"
+        if text is not None and len(text) > _LARGEST_PATCH:
+            return "size", f"{path} would hold {len(text)} characters; the most is {_LARGEST_PATCH}"
+    return None
+
+
+def _in_the_way(path: str, others: set[str]) -> str | None:
+    """What lies where a path needs a folder, or in the folder that it would be."""
+    above = (folder.as_posix() for folder in PurePosixPath(path).parents)
+    return next((name for name in above if name in others), None) or next(
+        (name for name in others if name.startswith(f"{path}/")), None
+    )
+
+
 def syntax(files: Files) -> str | None:
     """Why one of these texts is not Python, where it should be; None where all are."""
     for path, text in files.items():
@@ -392,14 +434,26 @@ def _told(draft: Draft, proposal: Proposal | None) -> dict[str, Any]:
         "diff": difference(draft.parent.texts, proposal.files),
         "facts": dict(proposal.facts),
         "expected": proposal.expected,
-        "money": proposal.cost.money,
-        "tokens": proposal.cost.tokens,
+        **_paid(proposal),
     }
+
+
+def _paid(proposal: Proposal) -> dict[str, Any]:
+    return {"money": proposal.cost.money, "tokens": proposal.cost.tokens}
+
+
+def _written(proposal: Proposal) -> None:
+    """What the ledger will do with it, tried out: raises where it cannot."""
+    for text in (*proposal.files, *filter(None, proposal.files.values())):
+        text.encode()
+    json.dumps([dict(proposal.facts), proposal.expected, _paid(proposal)], allow_nan=False)
 
 
 def _read(draft: Draft, body: Mapping[str, Any]) -> Proposal | None:
     if body["hypothesis"] is None:
         return None
-    files = patched(draft.parent.texts, body["diff"]) or {}
+    files, facts = patched(draft.parent.texts, body["diff"]), body["facts"]
+    if body["diff"] and not files:  # no change at all would be another experiment
+        facts = {**facts, "failure": "its change cannot be read back from the ledger"}
     cost = Cost(money=body["money"], tokens=body["tokens"])
-    return Proposal(body["hypothesis"], files, body["facts"], body["expected"], cost)
+    return Proposal(body["hypothesis"], files or {}, facts, body["expected"], cost)

@@ -50,7 +50,10 @@ def _normalised(source: str) -> str:
         body = getattr(node, "body", None)
         if isinstance(body, list):  # a docstring, and any other bare string, says nothing to the machine
             node.body = [one for one in body if not _is_bare_string(one)] or [ast.Pass()]  # type: ignore[attr-defined]
-    return ast.unparse(tree)
+    try:
+        return ast.unparse(tree)
+    except RecursionError:  # a sum of 300 terms parses, and cannot be written out again
+        return source
 
 
 def _is_bare_string(node: ast.stmt) -> bool:

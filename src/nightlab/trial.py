@@ -129,8 +129,11 @@ def begin(place: Place, into: Path) -> Folder:
     if into.is_symlink() or (into.exists() and (not into.is_dir() or any(into.iterdir()))):
         raise BadChange(f"{into} exists and is not empty; go on in it with --in, or name another folder")
     tree = place.repository.tree(commit)
-    Checkout(into, place.repository).lay(tree, without=[path for path in tree.entries if task.is_hidden(path)])
-    _mark(into, place, number, commit)
+    try:
+        Checkout(into, place.repository).lay(tree, without=[path for path in tree.entries if task.is_hidden(path)])
+        _mark(into, place, number, commit)
+    except OSError as error:
+        raise BadChange(f"cannot lay out {into}: {error.strerror}; name a folder that can be written") from error
     return Folder(into, place, number, commit)
 
 

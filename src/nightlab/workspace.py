@@ -15,11 +15,12 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher, unified_diff
 from functools import cached_property, lru_cache
 from hashlib import new as new_hash
+from itertools import count
 from pathlib import Path, PurePosixPath
 from threading import Lock
 
@@ -338,17 +339,16 @@ class Checkout:
 def _mark(path: Path) -> tuple[int, ...]:
     try:
         found = os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return ()
     return found.st_ino, found.st_ctime_ns, found.st_size, found.st_mode
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        return list(os.scandir(folder))
-    except PermissionError:
+    """What lies in a folder, which a run may have locked: from being listed, or only from being entered."""
+    if stat.S_IMODE(folder.lstat().st_mode) & stat.S_IRWXU != stat.S_IRWXU:
         folder.chmod(stat.S_IRWXU)
-        return list(os.scandir(folder))
+    return list(os.scandir(folder))
 
 
 def remove(path: Path) -> None:
@@ -356,9 +356,27 @@ def remove(path: Path) -> None:
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return
-    for item in _entries(path):
-        remove(Path(item.path))
-    path.rmdir()
+    names, full, empty = count(), [path], list[Path]()
+    while full:
+        folder = full.pop()
+        for item in _entries(folder):
+            if item.is_dir(follow_symlinks=False):
+                full.append(_brought_up(Path(item.path), path, names))
+            else:
+                Path(item.path).unlink(missing_ok=True)
+        empty.append(folder)
+    for folder in reversed(empty):
+        folder.rmdir()
+
+
+def _brought_up(folder: Path, top: Path, names: Iterator[int]) -> Path:
+    """A folder moved right below the top: nested deeply enough, its path is longer than any that can be named."""
+    if folder.parent == top:
+        return folder
+    folder.chmod(stat.S_IRWXU)  # its own way up changes, so it is written to
+    while os.path.lexists(place := top / f".gone-{next(names)}"):
+        continue
+    return folder.rename(place)
 
 
 def difference(before: Files, after: Files) -> str:
@@ -424,9 +442,10 @@ def _plain_text(path: Path) -> str | None:
 def is_plain(path: str) -> bool:
     """Whether a path stays inside the tree and out of git's and the lab's own folders."""
     parts = PurePosixPath(path).parts
-    return (
-        bool(parts) and not path.startswith("/") and not {"..", ".git", ".nightlab"} & set(parts) and "\0" not in path
-    )
+    names = {part.lower() for part in parts}  # git itself refuses to apply a patch to any spelling of .git
+    is_inside = bool(parts) and not path.startswith("/") and not {"..", ".git", "git~1", ".nightlab"} & names
+    # A tab or a newline would end the name in a diff and in a briefing; ./a is another name for a.
+    return is_inside and path.isprintable() and PurePosixPath(path).as_posix() == path
 
 
 def merged(base: Files, ours: Files, theirs: Files) -> dict[str, str | None] | None:

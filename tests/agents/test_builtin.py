@@ -318,6 +318,10 @@ def test_a_model_is_found_by_the_environment(name: str, environ: Mapping[str, st
         ("openai", "m", {"OPENAI_BASE_URL": "http://example.org/v1"}, "example.org wants a key"),
         ("openai", "m", {"OPENAI_BASE_URL": "localhost:80"}, "OPENAI_BASE_URL is 'localhost:80', which is no address"),
         ("openai", " ", {"OPENAI_API_KEY": "k"}, "write --agent openai:MODEL"),
+        ("openai", "m", {"OPENAI_BASE_URL": "http://[::1"}, "is no address of a model"),
+        ("openai", "m", {"OPENAI_BASE_URL": "http://h:99999"}, "is no address of a model"),
+        ("openai", "m", {"OPENAI_API_KEY": "sk-1\r\nx: y"}, "holds a letter that no key has"),
+        ("openai", "m", {"OPENAI_API_KEY": "sk-é"}, "holds a letter that no key has"),
         ("closedai", "m", {}, "no model endpoint is called 'closedai'; there are: anthropic, openai"),
     ],
 )
@@ -334,6 +338,10 @@ def test_a_host_that_only_begins_like_this_machine_is_another() -> None:
 
 def test_a_key_is_never_shown() -> None:
     assert "sk-1" not in repr(upstream("openai", "m", {"OPENAI_API_KEY": "sk-1"}))
+    with pytest.raises(BadPlugin) as caught:
+        upstream("openai", "m", {"OPENAI_API_KEY": "sk-1 23", "OPENAI_BASE_URL": "http://me:pass@host/v1"})
+    assert "sk-1" not in str(caught.value)
+    assert "pass" not in str(caught.value)
 
 
 def test_a_wire_that_it_does_not_speak_is_refused_at_the_door(tmp_path: Path) -> None:

@@ -95,6 +95,40 @@ def test_a_forest_of_files_is_not_walked_to_its_end(
     assert "more than 100 files" in failure(proposal)
 
 
+NEST = """
+at = os.open('parts', os.O_RDONLY) if os.path.isdir('parts') else (os.mkdir('parts'), os.open('parts', os.O_RDONLY))[1]
+for _ in range(3000):
+    os.mkdir('down', dir_fd=at)
+    at = os.open('down', os.O_RDONLY, dir_fd=at)
+    os.close(at - 1) if at > 9 else None
+"""
+
+
+@pytest.mark.parametrize(
+    ("deed", "words"),
+    [
+        ("import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))\n" + NEST, "cannot be read"),
+        ("os.makedirs('parts', exist_ok=True)\nopen(b'parts/\\xff.py', 'w').write('x = 1')", "is no name"),
+        ("os.makedirs('parts', exist_ok=True)\nopen('parts/a\\nb.py', 'w').write('x = 1')", "is no name"),
+        ("print('I said \\ud800'.encode('utf-8', 'surrogatepass'))", "made no change"),
+    ],
+)
+def test_what_an_agent_leaves_behind_is_paid_for_and_taken_away(
+    room: Room, tmp_path: Path, deed: str, words: str
+) -> None:
+    body = f"{ASKING}\nask([{{'role': 'user', 'content': prompt}}])\n{deed}"
+    with ModelServer([Reply("done")]) as server:
+        relay = Relay(Prices(), Caps())
+        spec = standin(tmp_path / "bin", body)
+        workroom = room(environ=KEY | {"STANDIN_URL": server.url}, seconds=30.0, relay=relay)
+        proposal = asked(spec, workroom).propose(context())
+        relay.close()
+
+    assert words in failure(proposal)
+    assert proposal.cost.tokens == server.usage.total.tokens
+    assert not (tmp_path / "agents" / "draft-0" / "tree").exists()
+
+
 def test_an_agent_that_makes_a_repository_of_its_tree_changes_nothing_of_the_users(
     room: Room, tmp_path: Path, folder: Path
 ) -> None:

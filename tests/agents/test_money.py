@@ -8,16 +8,19 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from asking import DOLLARS, WIRES, ask, calling, upstream
 
+from nightlab.agents import requests
 from nightlab.agents.answers import Reading
 from nightlab.agents.bounds import Bounds
 from nightlab.agents.prices import Price, Prices, Tokens
 from nightlab.agents.relay import Caps, Relay
 from nightlab.agents.requests import limited
+from nightlab.agents.upstream import Upstream, Wire
 from nightlab.errors import BadTask
 from nightlab.testing.modelserver import Asked, Broken, ModelServer, Reply, Usage
 from nightlab.values import Cost
@@ -299,7 +302,7 @@ def test_the_users_prices_go_before_the_table(tmp_path: Path) -> None:
 
     assert prices.of("gpt-5") == Price(1, 2, 0.5, 1)
     assert prices.of("no-such-model") is None
-    assert Prices.load(tmp_path / "none.toml") == Prices()
+    assert Prices.load() == Prices()
 
 
 def test_the_table_of_genai_prices_gives_its_own_sums() -> None:
@@ -329,6 +332,7 @@ def test_the_table_of_genai_prices_gives_its_own_sums() -> None:
         ("[m]\ninput = true\noutput = 2\n", "input = True"),
         ("[m]\ninput = 1\noutput = 2\ncache = 1\n", "unknown key cache; known are input, output, cached_input"),
         ("[m\n", "cannot be read"),
+        (f"[m]\ninput = 1{'0' * 400}\noutput = 2\n", "input = 1000"),
     ],
 )
 def test_a_price_list_that_is_wrong_says_where(text: str, words: str, tmp_path: Path) -> None:
@@ -337,6 +341,34 @@ def test_a_price_list_that_is_wrong_says_where(text: str, words: str, tmp_path: 
 
     with pytest.raises(BadTask, match=words):
         Prices.load(file)
+
+
+def test_a_price_list_that_was_named_has_to_be_there(tmp_path: Path) -> None:
+    for place in (tmp_path / "none.toml", tmp_path):
+        with pytest.raises(BadTask, match="cannot be read"):
+            Prices.load(place)
+
+
+@pytest.mark.parametrize(
+    ("wire", "body", "most"),
+    [
+        ("chat", {"max_tokens": 90_000, "max_completion_tokens": 1}, 90_000),
+        ("gemini", {"generationConfig": {"maxOutputTokens": 1, "max_output_tokens": 90_000}}, 90_000),
+        ("messages", {"max_tokens": 1000, "thinking": {"type": "enabled", "budget_tokens": 90_000}}, 90_000),
+        ("messages", {"max_tokens": 1000, "thinking": {"type": "enabled", "budget_tokens": "many"}}, 1000),
+        ("chat", {"max_tokens": "many"}, None),
+    ],
+)
+def test_of_two_limits_the_larger_is_held(wire: Wire, body: dict[str, Any], most: int | None) -> None:
+    assert requests.limit(wire, body) == most
+
+
+def test_a_field_under_two_names_is_refused() -> None:
+    model = Upstream("gemini", "http://127.0.0.1:9", "m")
+    body = json.dumps({"contents": [], "generationConfig": {}, "generation_config": {"maxOutputTokens": 1}}).encode()
+
+    with pytest.raises(requests.Refused, match="two names of one field"):
+        requests.read(model, "POST", "/v1beta/models/m:generateContent", "", {}, body, None)
 
 
 def test_a_bound_never_falls_below_the_count() -> None:

@@ -82,3 +82,11 @@ def test_without_the_line_asked_for_the_first_sentence_is_the_hypothesis() -> No
 def test_what_is_quoted_is_bounded_and_on_one_line() -> None:
     assert stream.quoted("a\nb") == "“a b”"
     assert len(stream.quoted("x" * 10**6)) < 310
+
+
+def test_half_a_letter_is_no_letter() -> None:
+    log = json.dumps({"type": "result", "subtype": "success", "result": "half \ud800 a pair"})
+
+    said = stream.read(log, template.load("claude").prints)
+
+    assert said.text.encode() == b"half ? a pair"

@@ -5,24 +5,26 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import git
+from conftest import TASK, git
 from core.test_loop import TWO, Lab, exact, knob, summed
 
 from nightlab import facts, search
 from nightlab import loop as loops
 from nightlab.bandit import Bandit
+from nightlab.errors import StudyStuck
 from nightlab.ledger import Event
 from nightlab.loop import Stop
 from nightlab.proposer import Context, Scripted
 from nightlab.runner import Attempt, Finding
 from nightlab.search import alike, syntax
+from nightlab.task import parse
 from nightlab.testing.fakes import InstantSlots
 from nightlab.values import Cost, Experiment, Files, Outcome, Proposal, Run, Status
 from nightlab.workspace import Tree, difference
@@ -258,7 +260,162 @@ def test_an_agent_whose_cap_is_reached_ends_the_study_with_its_words(lab: Lab) -
     assert lab.ledger.experiment(1).reason == f"proposer: {words}"
 
 
+def test_what_was_paid_for_thoughts_without_an_experiment_is_in_the_books(lab: Lab) -> None:
+    cost = Cost(money=0.2, tokens=10)
+
+    class Cut(Thinker):
+        """Its second call hangs until it is ended; it was paid for all the same."""
+
+        def close(self) -> None:
+            over.set()
+
+    def answer(context: Context) -> Proposal:
+        if context.draft == 1:
+            assert over.wait(20)
+        return Proposal(f"{context.draft}", {"train.py": f"KNOB = {4 - context.draft}\n"}, cost=cost)
+
+    over = threading.Event()
+    lab.loop(Cut(answer, drafts=2)).run(Stop(target=4.0))
+    books = lab.ledger.spent()
+    told = [event.body["tokens"] for event in lab.ledger.read(kind="broken_off")]
+
+    assert (told, books["tokens"], books["money"]) == ([10], 20, pytest.approx(0.4))
+
+    lab.loop(Cut(answer, drafts=2)).run(Stop(experiments=1))
+
+    assert lab.ledger.experiment(2).hypothesis == "1"
+    assert lab.ledger.spent()["tokens"] == 10 * lab.ledger.count("asked")
+
+
+def test_a_lab_that_cannot_go_on_ends_the_calls_under_way(lab: Lab) -> None:
+    class Hanging(Thinker):
+        def close(self) -> None:
+            over.set()
+
+    over, began = threading.Event(), time.monotonic()
+    mind = Hanging(lambda _: None if over.wait(20) else knob("late"))
+
+    def full(attempt: Attempt, texts: Files) -> float | str:
+        if attempt.experiment == 1:
+            raise StudyStuck("the disk is full")
+        return exact(attempt, texts)
+
+    with pytest.raises(StudyStuck, match="full"):
+        lab.loop(mind, Scripted([knob(4)]), score=full).run()
+
+    assert over.is_set()
+    assert time.monotonic() - began < 5
+
+
+def test_a_stop_is_obeyed_while_a_checkpoint_waits_for_a_thought(lab: Lab) -> None:
+    class Hanging(Thinker):
+        def close(self) -> None:
+            over.set()
+
+    over, began = threading.Event(), time.monotonic()
+    lab.tell(knob(4))
+    loop = lab.loop(Hanging(lambda _: None if over.wait(20) else knob("late")), Scripted([Proposal("", {}), knob(3)]))
+    threading.Timer(0.5, lambda: lab.ledger.ask("stop", "")).start()
+
+    assert loop.run(Stop(runs=1)) == "asked to stop"
+    assert time.monotonic() - began < 5
+
+
+# --- answers that cannot be used ---
+
+
+BAD: list[tuple[Mapping[str, str | None], Mapping[str, Any], str]] = [
+    ({"train.py": "KNOB = '\ud800'\n"}, {}, "cannot be written down: UnicodeEncodeError"),
+    ({"\udcff.py": "x\n"}, {}, "cannot be written down: UnicodeEncodeError"),
+    ({"train.py": "KNOB = 4\n"}, {"odd": {1, 2}}, "cannot be written down: TypeError"),
+    ({"train.py": "KNOB = 4\n"}, {"odd": float("nan")}, "cannot be written down: ValueError"),
+    ({"./train.py": "KNOB = 4\n"}, {}, "./train.py is not editable here"),
+    ({"a\tb.py": "KNOB = 4\n"}, {}, "is not editable here"),
+    ({"train.py/deep.py": "x\n"}, {}, "cannot be beside train.py"),
+    ({"new.py": "x\n", "new.py/deep.py": "y\n"}, {}, "cannot be beside new.py"),
+    ({"parts": "x\n", "parts/a.py": "y\n"}, {}, "cannot be beside parts"),
+    ({"link/outside.py": "x\n"}, {}, "cannot be beside link"),
+    ({"link": "x\n"}, {}, "is a symbolic link"),
+    ({}, {"failure": "it said \ud800\x1b]0;title\x07 and went"}, "it said ]0;title and went"),
+]
+
+
+@pytest.mark.parametrize("drafts", [0, 1])
+@pytest.mark.parametrize(("files", "facts", "words"), BAD)
+def test_an_answer_that_cannot_be_used_costs_one_number_and_ends_nothing(
+    tmp_path: Path, files: Mapping[str, str | None], facts: Mapping[str, Any], words: str, drafts: int
+) -> None:
+    lab = Lab(tmp_path / "study")
+    (lab.folder / "link").symlink_to(tmp_path)
+    git(lab.folder, "add", "-A")
+    git(lab.folder, "commit", "-q", "-m", "a link")
+    study = lab.ledger.study() or {}
+    lab.ledger.append(Event("study", "1", {**study, "base": lab.repository.head()}))
+    loop = lab.loop(thinker(Proposal("odd \ud800", files, facts), knob(3), drafts=drafts))
+    loop.task = loop.search.task = parse(TASK.replace('"train.py"', '"**"'))
+    smoked: list[Files] = []
+    loop.search._smoke = lambda parent, files: smoked.append(files)
+
+    if drafts:
+        loop.run()
+    else:
+        loop = lab.loop(Scripted([Proposal("odd", files, facts), knob(3)]))
+        loop.task = loop.search.task = parse(TASK.replace('"train.py"', '"**"'))
+        loop.run()
+
+    assert statuses(lab) == ["kept", "rejected", "kept"]
+    assert words in lab.ledger.experiment(1).reason
+    assert all(set(files) == {"train.py"} for files in smoked)
+    assert not (tmp_path / "outside.py").exists()
+
+
+def test_a_smoke_test_that_cannot_be_made_blames_nobody(lab: Lab) -> None:
+    loop = lab.loop(thinker(knob(4)))
+
+    def broken(*_: object) -> str | None:
+        raise OSError(28, "No space left on device")
+
+    loop.search._smoke = broken
+
+    loop.run()
+
+    assert statuses(lab) == ["kept", "kept"]
+
+
+def test_an_answer_that_cannot_be_read_back_is_not_raced_as_no_change(lab: Lab) -> None:
+    lab.tell(knob(4))
+    words = {"proposer": "thinker", "parent": 1, "mends": None, "is_regrown": False}
+    answer: dict[str, Any] = {"hypothesis": "three", "diff": "torn", "facts": {}, "expected": None}
+    lab.ledger.append(Event("asked", "0", words), Event("drafted", "0", answer | {"money": 0.5, "tokens": 7}))
+
+    lab.loop(thinker()).run()
+
+    assert lab.ledger.experiment(2).reason == "proposer: its change cannot be read back from the ledger"
+
+
 # --- a person's words ---
+
+
+def test_a_retry_asked_for_while_the_last_run_ends_is_tried_by_the_next_lab(lab: Lab) -> None:
+    class Late(InstantSlots):
+        """While its last run goes on, somebody asks for a retry."""
+
+        def start(self, attempt: Attempt, tree: Tree, texts: Files) -> Future[Finding]:
+            if attempt.experiment != 2:
+                return super().start(attempt, tree, texts)
+            lab.ledger.ask("retry", "1")
+            lab.ledger.ask("retry", "1")
+            future, ended = Future[Finding](), super().start(attempt, tree, texts)
+            threading.Timer(0.6, lambda: future.set_result(ended.result())).start()
+            return future
+
+    loop = lab.loop(Scripted([knob(6), knob(7)]))
+    loop.slots = Late(exact)
+    loop.run(Stop(experiments=2))
+
+    lab.loop().run()
+
+    assert [one.facts.get("retries") for one in lab.ledger.experiments()[1:]] == [None, None, 1, 1]
 
 
 def test_what_a_person_says_reaches_the_next_idea_and_outlives_the_lab(lab: Lab) -> None:

@@ -27,6 +27,12 @@ def test_words_hidden_in_a_string_weigh_like_code() -> None:
     assert complexity(START, hidden) > 2
 
 
+def test_a_sum_too_long_to_be_laid_out_is_counted_as_it_stands() -> None:
+    long = changed("RATE = " + "1 + " * 500 + "1\n")
+
+    assert complexity(START, long) > 50
+
+
 def test_what_is_removed_counts_below_zero() -> None:
     assert complexity(START, changed("RATE = 0.1\n")) < 0
     assert complexity(START, {}) < complexity(START, changed("RATE = 0.1\n"))

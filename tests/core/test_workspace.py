@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import git, make_repository
+from conftest import git, make_repository, need_program
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from nightlab.errors import BadRepository
-from nightlab.workspace import Checkout, Repository, Tree, difference, is_plain, merged, patched, undone
+from nightlab.workspace import Checkout, Repository, Tree, difference, is_plain, merged, patched, remove, undone
 
 FILES = {
     "train.py": "one\ntwo\nthree\n",
@@ -140,6 +143,48 @@ def test_whatever_a_run_did_to_the_folder_the_next_run_finds_it_fresh(
     assert (tmp_path / "precious" / "a.py").read_text() == "mine"
 
 
+def test_a_nest_deeper_than_any_path_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "nest").mkdir()
+    at = os.open(tmp_path / "nest", os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("down", dir_fd=at)
+        below = os.open("down", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+
+    remove(tmp_path / "nest")
+
+    assert not any(tmp_path.iterdir())
+
+
+LOCKED = """
+import os, sys
+from pathlib import Path
+from nightlab.workspace import Checkout, remove
+folder = Path(sys.argv[1])
+(folder / "src" / "deep").chmod(0o444)
+checkout = Checkout(folder, None)
+checkout._laid = {"src/deep/a.py": (None, (1,))}
+print(checkout.touched())
+remove(folder)
+"""
+
+
+def test_a_folder_that_may_be_listed_and_not_entered_holds_nobody_up(
+    checkout: Checkout, tree: Tree, tmp_path: Path
+) -> None:
+    need_program("setpriv")
+    folder = checkout.lay(tree)
+
+    # Root may enter anything; root without its capabilities may not.
+    words = ["setpriv", "--inh-caps=-all", "--bounding-set=-all", sys.executable, "-c", LOCKED, str(folder)]
+    done = subprocess.run(words, capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout) == (0, "['src/deep/a.py']\n"), done.stderr
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize("how", ["removed", "a file", "a link"])
 def test_a_run_that_replaces_its_whole_folder_harms_nothing(
     checkout: Checkout, tree: Tree, tmp_path: Path, how: str
@@ -221,6 +266,20 @@ def test_changes_of_neighbouring_lines_merge_where_no_line_came_or_went() -> Non
 def test_paths_that_leave_the_tree_are_not_plain() -> None:
     assert is_plain("src/a.py")
     assert not any(map(is_plain, ["/etc/passwd", "../x", "a/../../x", ".git/hooks/x", "a/.git/x", ".nightlab/x", ""]))
+    assert not any(
+        map(
+            is_plain, [".GIT/x", "git~1/x", "a\tb.py", "a\nb.py", "a\0b.py", "a\x1b[2Jb.py", "\udcff.py", "./a", "a//b"]
+        )
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(min_size=1, max_size=12), st.text(max_size=30))
+def test_a_change_of_any_plain_file_is_read_back_from_its_diff(path: str, text: str) -> None:
+    assume(is_plain(path))
+    assume(text.encode("utf-8", "ignore").decode() == text)
+
+    assert patched({}, difference({}, {path: text})) == {path: text}
 
 
 def test_no_repository_is_told_with_what_to_do(tmp_path: Path) -> None:

@@ -178,14 +178,17 @@ def upstream(name: str, model: str, environ: Mapping[str, str]) -> Upstream:
         raise BadPlugin(f"{name} needs the name of a model: write --agent {name}:MODEL")
     url = environ.get(provider.base, "").strip().rstrip("/") or provider.url
     key = environ.get(provider.key, "").strip()
+    found = Upstream(provider.wire, url, model.strip(), key)
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise BadPlugin(f"{provider.base} is {url!r}, which is no address; write for example http://127.0.0.1:8000/v1")
+        raise BadPlugin(
+            f"{provider.base} is {found.shown!r}, which is no address; write for example http://127.0.0.1:8000/v1"
+        )
     if not key and not is_here(url):
         raise BadPlugin(
             f"{provider.key} is not set, and {urlsplit(url).hostname} wants a key: export {provider.key}=..., "
             f"or set {provider.base} to a server on this machine, which needs none"
         )
-    return Upstream(provider.wire, url, model.strip(), key)
+    return found
 
 
 def is_here(url: str) -> bool:

@@ -10,6 +10,8 @@ from fnmatch import fnmatchcase
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 
+from nightlab.workspace import is_plain
+
 LARGEST = 1 << 20
 """Bytes of the largest file that is taken as a text."""
 MOST = 20_000
@@ -62,6 +64,8 @@ def changes(
         if not is_editable(path):
             deed = "changed" if path in found else "deleted"
             return Changes({}, f"scope: it {deed} {path}, which is not editable", left_out)
+        if not is_plain(path):
+            return Changes({}, f"{path!r} is no name that a change can have", left_out)
         if path not in found:
             texts[path] = None
             continue

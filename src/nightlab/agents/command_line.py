@@ -8,17 +8,18 @@ import secrets
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nightlab.agents import acp, bridge, stream
-from nightlab.agents.changes import Changes, changes, look
+from nightlab.agents.changes import Changes, Marks, changes, look
 from nightlab.agents.relay import Line
 from nightlab.agents.template import Hire, hire
 from nightlab.agents.workroom import Workroom
 from nightlab.errors import NightlabError
-from nightlab.proposer import Context
+from nightlab.proposer import Context, walled
 from nightlab.values import Cost, Experiment, Job, Limits, Outcome, Proposal, Run
 from nightlab.workspace import difference, remove
 
@@ -86,16 +87,23 @@ class CommandLineAgent:
             before = look(call.tree)
             with self._room.relay.line(self._hire.upstream, folder) as line:
                 run = self._run(self._job(call, context, session, line))
-            found = changes(
-                call.tree,
+            found = self._changes(call.tree, before, context)
+        finally:
+            checkout.clear()
+        return self._proposal(context, folder, run, line, found)
+
+    def _changes(self, tree: Path, before: Marks, context: Context) -> Changes:
+        """What the agent did to its tree; where even that cannot be found out, the call was paid for all the same."""
+        found, trouble = walled(
+            lambda: changes(
+                tree,
                 before,
                 context.files,
                 is_editable=self._room.task.is_editable,
                 leaves=self._hire.template.leaves,
             )
-        finally:
-            checkout.clear()
-        return self._proposal(context, folder, run, line, found)
+        )
+        return found or Changes({}, f"what it left cannot be read: {trouble}")
 
     def learn(self, experiment: Experiment) -> None:
         """Nothing to remember: each call is told the history anew."""
@@ -176,7 +184,8 @@ class CommandLineAgent:
         said = stream.read(run.log(), self._hire.template.prints)
         patch = difference(context.files, found.files)
         for name, text in (("answer.md", said.last_words), ("diff.patch", patch)):
-            (folder / name).write_text(text, encoding="utf-8")
+            with suppress(OSError):  # they are for people to look at; what the call cost is not lost with them
+                (folder / name).write_text(text, encoding="utf-8", errors="replace")
         facts: dict[str, Any] = {"draft": context.draft, "agent": self.name, "model": self._hire.upstream.model}
         facts |= {"session": said.session} if said.session else {}
         facts |= {"left_out": list(found.left_out)} if found.left_out else {}

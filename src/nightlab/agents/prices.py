@@ -5,13 +5,14 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from nightlab.errors import BadTask
 
 MILLION = 1_000_000
+DEAREST = 1e9
+"""Dollars per million tokens; what is above is a slip."""
 RATES = ("input", "output", "cached_input", "cache_write")
 
 
@@ -77,12 +78,12 @@ class Prices:
 
     @classmethod
     def load(cls, file: Path | None = None) -> Prices:
-        """The user's own prices, where the file exists."""
-        if file is None or not file.exists():
+        """The user's own prices; none where no file is named. Raises BadTask where it cannot be used."""
+        if file is None:
             return cls()
         try:
-            tables = tomllib.loads(file.read_text())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            tables = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadTask(f"{file} cannot be read: {error}") from None
         return cls({model: _price(file, model, table) for model, table in tables.items()})
 
@@ -105,7 +106,7 @@ def _price(file: Path, model: str, table: Any) -> Price:
     for name, value in table.items():
         if name not in RATES:
             raise BadTask(f"{where} has an unknown key {name}; known are {', '.join(RATES)}")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= DEAREST:
             raise BadTask(f"{where} says {name} = {value!r}; write a number of dollars, 0 where it is free")
     return _filled(table)
 

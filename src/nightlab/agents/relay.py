@@ -143,7 +143,7 @@ class Relay:
             return words
         if self._replay_only:
             return None
-        where = upstream.url
+        where = upstream.shown
         headers = key_header(upstream) | ({"anthropic-version": "2023-06-01"} if upstream.wire == "messages" else {})
         try:
             answer = httpx.get(address(upstream, "/models"), headers=headers, timeout=PATIENCE, verify=_certificates())

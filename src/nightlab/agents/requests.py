@@ -31,6 +31,8 @@ PASSES: Mapping[Wire, str] = {
     " generation_config safetySettings",
 }
 """The fields of a body that go out. `n`, service tiers, caches and connectors are not among them."""
+TWICE = (("generationConfig", "generation_config"), ("systemInstruction", "system_instruction"))
+"""Names of Gemini's that mean the same: which of two counts, only the provider knows."""
 KEPT_ELSEWHERE = {
     "previous_response_id": "responses",
     "conversation": "responses",
@@ -206,6 +208,9 @@ def _cleaned(wire: Wire, kind: Kind, body: Mapping[str, Any], model: str) -> dic
     clean = {name: value for name, value in body.items() if name in passing}
     if wire != "gemini":
         clean["model"] = model
+    for one, other in TWICE:
+        if one in clean and other in clean:
+            raise Refused(400, f"{one} and {other} are two names of one field; send one of them")
     _TOUCHES[wire](clean)
     if not clean.get("tools"):
         for name in ("tools", "tool_choice", "toolConfig", "tool_config", "parallel_tool_calls"):
@@ -374,10 +379,13 @@ def _limited(wire: Wire, body: Mapping[str, Any]) -> tuple[str, Mapping[str, Any
 
 
 def limit(wire: Wire, body: Mapping[str, Any]) -> int | None:
-    """How long the answer may be, where the agent says so."""
+    """How long the answer may be, where the agent says so: by the largest of what it says, for who knows which of two
+    names a server knows. Anthropic lets thinking between tool calls go beyond the limit of the answer."""
     _, place = _limited(wire, body)
-    said = [place[name] for name in LIMITS[wire] if isinstance(place.get(name), int) and place[name] > 0]
-    return min(said, default=None)
+    thinking = body.get("thinking")
+    said = [place.get(name) for name in LIMITS[wire]]
+    said += [thinking.get("budget_tokens")] if wire == "messages" and isinstance(thinking, dict) else []
+    return max((one for one in said if isinstance(one, int) and one > 0), default=None)
 
 
 def limited(upstream: Upstream, body: Mapping[str, Any], output: int) -> dict[str, Any]:
@@ -388,7 +396,9 @@ def limited(upstream: Upstream, body: Mapping[str, Any], output: int) -> dict[st
     place = {**place, **dict.fromkeys(names, output)}
     body = {**body, within: place} if within else place
     thinking = body.get("thinking")
-    if upstream.wire == "messages" and isinstance(thinking, dict) and thinking.get("budget_tokens", 0) >= output:
+    thinking = thinking if upstream.wire == "messages" and isinstance(thinking, dict) else {}
+    budget = thinking.get("budget_tokens")
+    if isinstance(budget, int) and budget >= output:
         body = {**body, "thinking": {**thinking, "budget_tokens": output // 2}}
         if output // 2 < LEAST_THINKING:
             del body["thinking"]

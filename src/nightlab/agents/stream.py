@@ -83,7 +83,8 @@ def _find(lines: list[Mapping[str, Any]], rule: Find | None) -> str:
     matching = (line for line in lines if all(_at(line, path) == [word] for path, word in rule.when.items()))
     texts = ["".join(_at(line, rule.path)) for line in matching]
     texts = [text for text in texts if text]
-    return ("".join(texts) if rule.joined else texts[-1] if texts else "")[-_LONGEST:]
+    found = ("".join(texts) if rule.joined else texts[-1] if texts else "")[-_LONGEST:]
+    return found.encode("utf-8", "replace").decode()  # JSON may hold half of a letter
 
 
 def _at(found: Any, path: str) -> list[str]:

@@ -169,8 +169,8 @@ def hire(spec: str, environ: Mapping[str, str]) -> Hire:
         raise BadPlugin(
             f"{template.name} has to be told its model; write --agent {name}:MODEL{':COMMAND' * bool(command)}"
         )
-    address = environ.get(provider.url) or provider.address
-    return Hire(template, provider, Upstream(provider.wire, address, model, environ.get(provider.key, "")), command)
+    address, key = environ.get(provider.url, "").strip() or provider.address, environ.get(provider.key, "").strip()
+    return Hire(template, provider, Upstream(provider.wire, address, model, key), command)
 
 
 def split(spec: str) -> tuple[str, str]:
