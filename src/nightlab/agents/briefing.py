@@ -35,14 +35,20 @@ def briefing(context: Context, *, task: Task, budget: int = 5000) -> str:
     """What an agent is told, without the files. All but program.md stays under the budget, in tokens."""
     opening = "\n".join([_OPENING, "", *_rules(context, task)])
     sections = list(_sections(context))
-    room = budget - tokens(opening) - 2 * len(sections) - 2  # what joins them counts too
+    for left in range(budget, 0, -16):  # what joins them counts too, and how much is only known when they are joined
+        told = _written(sections, left - tokens(opening) - len(sections), budget)
+        if tokens("\n\n".join([opening, *told]) + "\n") <= budget:
+            break
+    return "\n\n".join([opening, *_program(context.instructions), *told]) + "\n"
+
+
+def _written(sections: Sequence[Section], room: int, budget: int) -> list[str]:
+    """The sections that have room, each with as much as it may hold, in their order."""
     written: dict[int, str] = {}
     for at in sorted(range(len(sections)), key=lambda at: sections[at].rank):
         written[at] = sections[at].text(min(room, round(sections[at].share * budget)))
         room -= tokens(written[at])
-    said = _program(context.instructions)
-    parts = [opening, *said, *(written[at] for at in sorted(written))]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return [written[at] for at in sorted(written) if written[at]]
 
 
 def with_files(text: str, context: Context, most: int = 60_000) -> str:
