@@ -8,7 +8,7 @@ demo: .set-up
 	@$(BIN)/nightlab demo
 
 test: .set-up-dev
-	@$(BIN)/pytest -m "not slow"
+	@$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 test-core: .set-up-dev
 	@$(BIN)/pytest tests/core
