@@ -621,8 +621,11 @@ class Loop:
 
     def _resume(self) -> None:
         """Take up every run of which no end is known, and every experiment that is owed a decision."""
+        owed = {experiment.id for experiment in self.ledger.open_experiments()}
         for lost in self.ledger.unfinished():
             attempt = Attempt(**lost)
+            if attempt.purpose == "candidate" and attempt.asked_by not in owed:  # vetoed before it was taken up
+                continue
             self._adopting.add(attempt.run)
             self._queue.append(attempt)
         self._finish_baseline()

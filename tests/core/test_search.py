@@ -490,6 +490,25 @@ def test_an_experiment_that_is_vetoed_while_it_runs_ends_at_once_and_is_not_run_
     assert lab.ledger.unfinished() == []
 
 
+def test_an_experiment_that_is_vetoed_before_its_lost_run_is_taken_up_is_over(lab: Lab) -> None:
+    class Killed(BaseException):
+        """Stands for a kill in the middle of a run."""
+
+    def killed(attempt: Attempt, texts: Files) -> float | str:
+        if attempt.experiment == 1:
+            raise Killed
+        return exact(attempt, texts)
+
+    with pytest.raises(Killed):
+        lab.tell(knob(4), score=killed)
+    lab.ledger.ask("veto", "1")
+    lab.loop().run()
+
+    lab.loop(Scripted([knob("none"), knob(3)])).run()
+
+    assert statuses(lab) == ["kept", "discarded", "kept"]
+
+
 def test_a_patch_is_retried_on_the_present_incumbent(tmp_path: Path) -> None:
     lab = Lab(tmp_path / "study", start=TWO)
     first = Proposal("B to 6", {"train.py": TWO.replace("B = 5", "B = 6")})
