@@ -291,3 +291,35 @@ def test_of_a_list_of_ideas_the_good_stay_the_harmful_go_and_a_crash_is_repaired
     crashed, repaired = log["crash, to be repaired"]["id"], log["a smaller batch, now as a number"]["id"]
     assert f"experiment {repaired} repaired {crashed}" in done.stdout
     assert "gain" in done.stdout.partition("audited")[2]
+
+
+def test_a_study_is_replayed_from_its_conversations_without_a_model(
+    study: Path, nightlab: Nightlab, at: Callable[[ModelServer], None]
+) -> None:
+    words = ("run", "--agent", "openai:m", *ONE, "--experiments", "2")
+    with ModelServer(lower) as server:
+        at(server)
+        nightlab(*words, at=study)
+    first = rows(nightlab, study)
+
+    nightlab(*words, "--study", "again", "--replay", "main", at=study)
+
+    again = [json.loads(line) for line in nightlab("log", "--json", "--study", "again", at=study).stdout.splitlines()]
+    told = ("id", "status", "hypothesis", "value", "tree")
+    assert [[row[name] for name in told] for row in again] == [[row[name] for name in told] for row in first]
+    assert len(server.asked) == 2
+    no = nightlab(*words, "--study", "third", "--replay", "nobody", at=study, check=False)
+    assert (no.returncode, "no recorded conversations" in no.stderr) == (2, True)
+
+
+def test_a_search_space_that_a_model_asks_for_is_searched_without_the_rest_of_the_tuner(
+    study: Path, nightlab: Nightlab, at: Callable[[ModelServer], None]
+) -> None:
+    space = '```space\n[{"path": "train.py", "name": "KNOB", "low": 1, "high": 9}]\n```'
+    with ModelServer(lambda _: Reply(text=f"HYPOTHESIS: look around\n\n{space}\n")) as server:
+        at(server)
+        nightlab("run", "--agent", "openai:m", *ONE, "--experiments", "3", at=study)
+
+    found = [row for row in rows(nightlab, study) if row["proposer"] == "tuner.asked"]
+    assert len(found) == 3
+    assert str(found[0]["hypothesis"]).startswith("search space of openai:m")

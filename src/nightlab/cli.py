@@ -143,6 +143,9 @@ def run(
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Stop before agents have used more tokens.")] = None,
     plateau: Annotated[int | None, typer.Option(min=1, help="Stop after so many experiments without a gain.")] = None,
     drafts: Annotated[int, typer.Option(min=1, help="How many ideas one agent may think about at a time.")] = 2,
+    replay: Annotated[
+        str | None, typer.Option(metavar="STUDY", help="Let agents be answered from this study's record; no model.")
+    ] = None,
     agent_time: Annotated[str, typer.Option(help="How long an agent may take for one idea.")] = "15m",
     seed: Annotated[int | None, typer.Option(help="Where all chance comes from (0 unless said at the start).")] = None,
     policy: Annotated[str | None, typer.Option(help="How to decide: race, lean, greedy.")] = None,
@@ -162,7 +165,8 @@ def run(
     if not seconds(agent_time):
         raise BadTask("--agent-time 0 leaves no time for an idea; write for example 15m")
     stop = Stop(experiments, None if for_ is None else seconds(for_), target, None, max_cost, max_tokens, plateau)
-    limits = {"money": max_cost, "tokens": max_tokens, "drafts": drafts, "seconds": seconds(agent_time)}
+    limits: dict[str, Any] = {"money": max_cost, "tokens": max_tokens, "drafts": drafts, "seconds": seconds(agent_time)}
+    limits["replay"] = replay
     with (
         _crew(agent or ["tuner"], say=_speaker(as_json), **limits) as crew,
         _opened(study, seed=seed, policy=policy, workers=workers, unsafe=unsafe) as opened,

@@ -10,6 +10,7 @@ Agents share one relay, which holds their keys and the study's caps, and slots o
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -24,11 +25,13 @@ from nightlab.agents.prices import Prices
 from nightlab.agents.relay import Caps, Relay, Upstream
 from nightlab.agents.template import Hire
 from nightlab.agents.workroom import Workroom
-from nightlab.errors import BadPlugin, NightlabError
+from nightlab.errors import BadPlugin, NightlabError, NotFound
 from nightlab.executor import LocalExecutor
 from nightlab.lineage import changes
+from nightlab.place import find
 from nightlab.proposer import Context, Proposer
 from nightlab.study import Study
+from nightlab.tuner.asked import Asked
 from nightlab.workspace import Checkout
 
 PRICES_FILE = "prices.toml"
@@ -47,6 +50,8 @@ class Crew:
     """Wall time of one call."""
     money: float | None = None
     tokens: int | None = None
+    replay: str | None = None
+    """A study whose recorded conversations answer, in place of any model."""
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     say: Say = print
     _hired: dict[str, Hire | Upstream] = field(default_factory=dict)
@@ -90,6 +95,8 @@ class Crew:
                 agent = CommandLineAgent(hired, room, self._briefing(study), name=name)
             agent.drafts = self.drafts
             found.append(agent)
+        if self._hired and not any(one.name == Asked.name for one in found):
+            found.append(Asked())  # whoever asks for a search space gets it searched, without the rest of the tuner
         return found
 
     def _briefing(self, study: Study) -> Callable[[Context], str]:
@@ -98,10 +105,13 @@ class Crew:
     def _workroom(self, study: Study) -> Workroom:
         if self._room is None:
             home = study.place.home / "agents"
+            if self.replay:
+                lend(find(study.place.root, self.replay).home / "agents", home, study=self.replay)
             relay = Relay(
                 Prices.load(self._prices(study.place.root)),
                 Caps(money=self.money, tokens=self.tokens),
                 warn=self._warn,
+                replay_only=self.replay is not None,
             )
             relay.recall(home)
             self._room = Workroom(
@@ -141,6 +151,18 @@ class Crew:
         if self._room is not None:
             self._room.close()
             self._room = None
+
+
+def lend(source: Path, home: Path, *, study: str) -> None:
+    """Give a study the conversations that another one recorded, call by call; what it has itself stays."""
+    cassettes = sorted(source.glob("draft-*/cassette.jsonl"))
+    if not cassettes:
+        raise NotFound(f"study {study} has no recorded conversations under {source}; name one in which agents proposed")
+    for cassette in cassettes:
+        copy = home / cassette.parent.name / cassette.name
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(cassette, copy)
 
 
 def laid(study: Study, folder: Path, context: Context) -> Checkout:

@@ -289,6 +289,8 @@ class Search:
         if "space" in proposal.facts and not proposal.files:
             words = {"hypothesis": proposal.hypothesis, "proposer": draft.proposer}
             self._spaces += [{**words, **dict(knob)} for knob in proposal.facts["space"]]
+            # It is searched before the next is asked for.
+            self._waits[draft.proposer] = self._clock() + min(_LONGEST_PAUSE, 4 * self.run_seconds)
         else:
             self._ready.append(Idea(draft.proposer, proposal, draft.parent, draft.number, draft.is_regrown))
 
