@@ -87,13 +87,10 @@ class Model:
             except _Broken as trouble:
                 why = str(trouble)
                 pause = self.pause * 2**attempt if trouble.pause is None else trouble.pause
+            if self.left <= _AT_ONCE:
+                raise Unanswered(f"no whole answer came within {self.seconds:.3g} s")
             if self._ended.is_set():
-                over = (
-                    f"no whole answer came within {self.seconds:.3g} s"
-                    if self.left <= _AT_ONCE
-                    else "the call was ended"
-                )
-                raise Unanswered(over)
+                raise Unanswered("the call was ended")
             if self.is_refused() or attempt == ATTEMPTS - 1:
                 break
             if pause >= self.left:
