@@ -58,11 +58,17 @@ def work():
 '''
 
 
+def script(program: Path, text: str) -> None:
+    """Write a program in Python; begun by a shell, since a first line may not name an interpreter with a space."""
+    begin = f"""#!/bin/sh\n''':'\nexec '{sys.executable}' "$0" "$@"\n'''\n"""
+    program.write_text(begin + text)
+    program.chmod(0o755)
+
+
 def standin(folder: Path, body: str, *, stdin: bool = False, silence: float = 30.0) -> str:
     """Write an agent; the name by which it is hired."""
     folder.mkdir(parents=True, exist_ok=True)
     program, template = folder / "standin", folder / "standin.toml"
-    program.write_text(f"#!{sys.executable}\nimport sys, os, subprocess, time\n{body}\n")
-    program.chmod(0o755)
+    script(program, f"import sys, os, subprocess, time\n{body}\n")
     template.write_text(TEMPLATE.format(program=program, stdin=str(stdin).lower(), silence=silence))
     return str(template)

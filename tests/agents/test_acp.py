@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from standins import script
 from workrooms import TREE, Room, asked, context, room
 
 from nightlab.agents import acp
@@ -55,8 +56,7 @@ tell(json.dumps([ask("fs/read_text_file", sessionId="s1", path=path) for path in
 
 def agent(folder: Path, deed: str, *, login: bool = False) -> Path:
     path = folder / "agent"
-    path.write_text(f"#!{sys.executable}\n" + AGENT.replace("DEED", deed).replace("LOGIN", str(login)))
-    path.chmod(0o755)
+    script(path, AGENT.replace("DEED", deed).replace("LOGIN", str(login)))
     return path
 
 
