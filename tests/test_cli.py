@@ -542,3 +542,20 @@ def test_the_demo_says_in_its_last_line_what_it_was_worth(nightlab: Nightlab, tm
     done = nightlab("demo", "--template", "compress", "--experiments", "6", at=tmp_path)
 
     assert re.fullmatch(r"Done: .+ % better than the start, and it holds\.", done.stdout.splitlines()[-1])
+
+
+def test_a_log_that_an_error_quotes_does_not_drive_the_terminal(nightlab: Nightlab, tmp_path: Path) -> None:
+    loud = make_repository(
+        tmp_path / "loud", {"train.py": "raise SystemExit('\\x1b]0;mine\\x07')\n", "nightlab.toml": TASK}
+    )
+
+    done = nightlab("run", at=loud, check=False)
+
+    assert "mine" in done.stderr
+    assert not set(done.stdout + done.stderr) & {"\x1b", "\x07"}
+
+
+def test_a_mirror_that_cannot_be_written_ends_nothing(nightlab: Nightlab, folder: Path) -> None:
+    (folder / ".nightlab" / "results.tsv").mkdir(parents=True)
+
+    assert nightlab("run", "--experiments", "1", "--no-audit", at=folder).returncode == 0

@@ -54,13 +54,18 @@ def main() -> None:
     try:
         app()
     except NightlabError as error:
-        print(f"nightlab: {error}", file=sys.stderr)
+        print("\n".join(map(_harmless, f"nightlab: {error}".split("\n"))), file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("nightlab: interrupted; what was recorded is safe", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _harmless(line: str) -> str:
+    """An error may quote the end of a log. (As the dashboard has it; that one takes long to import.)"""
+    return "".join(letter if letter.isprintable() else " " for letter in line)
 
 
 def _print_version(is_asked: bool) -> None:
@@ -982,7 +987,8 @@ def _mirrored(study: Study) -> Iterator[None]:
     over = threading.Event()
 
     def write() -> None:
-        with closing(Ledger(study.place.ledger)) as ledger:
+        # It is a copy: where it cannot be written, the ledger's own words about the disk are the ones to hear.
+        with suppress(OSError, NightlabError), closing(Ledger(study.place.ledger)) as ledger:
             exports.write_whole(study.place.home / "results.tsv", exports.text(ledger, "tsv"))
 
     def keep_writing() -> None:

@@ -37,6 +37,7 @@ steered     text: what the human has said to whoever proposes
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
@@ -50,6 +51,7 @@ from nightlab.values import Clock, Experiment, Status
 
 SCHEMA_VERSION = 2
 _LARGEST = 2**63  # what SQLite calls an integer
+_LEAST_FREE = 1 << 20  # on a full disk not even reading works, and SQLite does not say why
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
     seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, experiment INTEGER, at REAL NOT NULL,
@@ -540,7 +542,7 @@ def _experiment(row: tuple[Any, ...]) -> Experiment:
 
 def _why(path: Path, error: sqlite3.Error) -> str:
     text = str(error)
-    if "full" in text:
+    if "full" in text or ("I/O" in text and os.statvfs(path.parent).f_bavail * 4096 < _LEAST_FREE):
         return f"the disk under {path} is full; free some space, then go on with: nightlab run"
     if "readonly" in text or "unable to open" in text:
         return f"cannot write {path} ({text}); make the folder writable"

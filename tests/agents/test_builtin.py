@@ -234,6 +234,16 @@ def test_a_call_can_be_ended_from_outside_while_the_model_thinks(tmp_path: Path)
     assert found[0].facts == {"failure": "the call was ended"}
 
 
+def test_a_call_that_is_ended_before_it_asks_does_not_ask(tmp_path: Path) -> None:
+    with agent(tmp_path, [Hang(30)], seconds=60) as (builtin, server):
+        builtin.close()
+
+        proposal = builtin.propose(CONTEXT)
+
+    assert proposal.facts["failure"] == "the call's 60 s are over"
+    assert not server.asked
+
+
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_cap_that_is_reached_is_said_and_nothing_is_asked(tmp_path: Path, wire: str) -> None:
     with agent(tmp_path, [Reply(GOOD)], wire, caps=Caps(money=1e-9)) as (builtin, server):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -11,6 +12,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -416,6 +418,22 @@ def test_the_end_of_a_line_ends_what_hangs_on_it(relay: Relay, tmp_path: Path) -
     assert line.is_estimated
     assert line.cost.tokens > 0
     assert not line.socket.exists()
+
+
+def test_whoever_waits_for_a_relay_that_closes_is_let_go(tmp_path: Path) -> None:
+    relay = Relay(Prices())
+
+    def wait() -> None:
+        with contextlib.suppress(CancelledError):
+            relay._call(asyncio.sleep(60))
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    until(lambda: relay._thread is not None)
+    relay.close()
+    waiting.join(5)
+
+    assert not waiting.is_alive()
 
 
 def test_a_dead_endpoint_is_told_in_words(relay: Relay, tmp_path: Path) -> None:

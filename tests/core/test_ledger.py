@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nightlab.errors import BadLedger, StudyStuck
-from nightlab.ledger import SCHEMA_VERSION, Event, Ledger
+from nightlab.ledger import SCHEMA_VERSION, Event, Ledger, _why
 from nightlab.values import Status
 
 
@@ -149,3 +149,10 @@ def test_a_ledger_of_an_older_version_is_read_from_its_events(tmp_path: Path) ->
     with closing(Ledger(tmp_path / "old.sqlite")) as ledger:
         assert ledger.experiments() == before
         assert ledger.incumbent() is not None
+
+
+def test_a_disk_without_any_room_is_told_from_a_broken_ledger(tmp_path: Path) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+
+    assert "is full; free some space" in _why(Path("/proc/ledger.sqlite"), error)  # where no room ever is
+    assert "restore a copy" in _why(tmp_path / "ledger.sqlite", error)

@@ -52,6 +52,7 @@ class BuiltIn:
         self._workroom, self._upstream, self._briefing, self._pause = workroom, upstream, briefing, pause
         self._calls: list[Model] = []
         self._lock = threading.Lock()
+        self._is_closed = False
 
     def propose(self, context: Context) -> Proposal:
         """What the model proposes; where nothing usable came of the call, a proposal that says what went wrong."""
@@ -62,6 +63,8 @@ class BuiltIn:
             model = self._model(line)
             with self._lock:
                 self._calls.append(model)
+                if self._is_closed:  # while the prompt was written
+                    model.end()
             try:
                 proposal = self._talked(model, turns, context)
             except Unanswered as trouble:
@@ -75,8 +78,9 @@ class BuiltIn:
         """Nothing to remember: each call is told the history anew."""
 
     def close(self) -> None:
-        """End the calls under way."""
+        """End the calls under way; those that are about to begin do not."""
         with self._lock:
+            self._is_closed = True
             for model in self._calls:
                 model.end()
 

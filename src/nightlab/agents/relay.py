@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import socket
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Caps", "Line", "Prices", "Relay", "Upstream", "Wire"]
 
 T = TypeVar("T")
+_UNHEARD = logging.NullHandler()
 LONGEST_SOCKET = 100
 """Bytes of a socket's path; Linux takes 108 with the zero at the end, others less."""
 PATIENCE = 15.0
@@ -170,6 +172,7 @@ class Relay:
             loop, self._loop = self._loop, None
         if loop is None or self._thread is None:
             return
+        asyncio.run_coroutine_threadsafe(_let_go(), loop).result(PATIENCE)
         if self._client is not None:
             asyncio.run_coroutine_threadsafe(self._client.aclose(), loop).result(PATIENCE)
         loop.call_soon_threadsafe(loop.stop)
@@ -202,10 +205,12 @@ class Relay:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
+                # An agent that is killed in the middle of an answer is no news for the user's terminal.
+                logging.getLogger("asyncio").addHandler(_UNHEARD)
                 self._thread = Thread(target=self._loop.run_forever, name="relay", daemon=True)
                 self._thread.start()
-            loop = self._loop
-        return asyncio.run_coroutine_threadsafe(work, loop).result()
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)  # locked: the end comes after it, or before
+        return future.result()
 
     def _outside(self) -> httpx.AsyncClient:
         """The one client that speaks to models: no redirects, no more connections than there are lines."""
@@ -219,6 +224,14 @@ class Relay:
                     timeout=timeout, limits=limits, verify=_certificates(), follow_redirects=False
                 )
             return self._client
+
+
+async def _let_go() -> None:
+    """End whatever the loop still does, so that nobody waits for it for ever."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @cache
