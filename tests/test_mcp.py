@@ -150,3 +150,14 @@ def test_the_settings_start_this_very_server(folder: Path, tmp_path: Path) -> No
     assert entry["command"] == sys.executable
     assert entry["args"][:4] == ["-m", "nightlab", "-C", str(folder)]
     assert entry["args"][4:] == ["mcp", "--study", "main", "--in", str(tmp_path)]
+
+
+def test_words_that_no_command_can_be_given_are_refused_in_words(folder: Path) -> None:
+    async def session() -> None:
+        async with client(folder) as one:
+            for words in ("a\0b", "long " * 100_000):
+                assert "shorter, in plain letters" in await refusal(one, "try", hypothesis=words, patch="x")
+            # It is refused before its patch is read to the end.
+            assert "say what you expect" in await refusal(one, "try", hypothesis="", patch="x" * 5_000_000)
+
+    anyio.run(session)

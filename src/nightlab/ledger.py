@@ -435,10 +435,12 @@ class Ledger:
 
     def ask(self, verb: str, argument: str = "") -> None:
         """Leave a wish for the lab that runs this study."""
-        with self._transaction():
-            self._db.execute(
-                "INSERT INTO control (verb, argument, at) VALUES (?, ?, ?)", (verb, argument, self._clock())
-            )
+        row = verb, argument, self._clock()
+        try:
+            with self._transaction():
+                self._db.execute("INSERT INTO control (verb, argument, at) VALUES (?, ?, ?)", row)
+        except sqlite3.OperationalError as error:
+            raise StudyStuck(_why(self.path, error)) from error
 
     def unheard(self, verb: str) -> list[str]:
         """The arguments of the wishes of one verb that nobody has taken yet."""

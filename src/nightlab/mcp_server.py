@@ -7,7 +7,7 @@ gets at the prompt, a broken study never takes the server with it, and the study
 from __future__ import annotations
 
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,13 @@ class Desk:
     async def _nightlab(self, verb: str, *words: str, said: str = "", context: Context | None = None) -> str:
         """What a command prints. What it refuses becomes the tool's error, in its own words."""
         command = [sys.executable, "-m", "nightlab", verb, f"--study={self._place.name}", *words]
-        async with await anyio.open_process(command, cwd=self._place.root) as process:
+        try:
+            started = await anyio.open_process(command, cwd=self._place.root)
+        except (OSError, ValueError) as error:
+            raise ToolError(
+                f"nightlab {verb} cannot be given this ({error}); say it shorter, in plain letters"
+            ) from error
+        async with started as process:
             out, err = list[bytes](), list[bytes]()
             try:
                 async with anyio.create_task_group() as tasks:
@@ -157,9 +163,10 @@ class Desk:
 
 
 async def _feed(stream: Any, text: str) -> None:
-    async with stream:
-        if text:
-            await stream.send(text.encode())
+    with suppress(anyio.BrokenResourceError):  # it has its reason not to read it, and says it
+        async with stream:
+            if text:
+                await stream.send(text.encode("utf-8", "replace"))
 
 
 async def _drain(stream: Any, into: list[bytes]) -> None:

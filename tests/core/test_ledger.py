@@ -156,3 +156,11 @@ def test_a_disk_without_any_room_is_told_from_a_broken_ledger(tmp_path: Path) ->
 
     assert "is full; free some space" in _why(Path("/proc/ledger.sqlite"), error)  # where no room ever is
     assert "restore a copy" in _why(tmp_path / "ledger.sqlite", error)
+
+
+def test_a_wish_that_cannot_be_written_says_why(tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
+        ledger._db.execute("PRAGMA query_only = ON")
+
+        with pytest.raises(StudyStuck, match="make the folder writable"):
+            ledger.ask("steer", "left")
