@@ -26,4 +26,4 @@ def test_an_endpoint_that_is_down_at_a_checkpoint_does_not_end_the_night(folder:
         with closing(Crew(["openai:m"], environ=environ)) as another, pytest.raises(NightlabError, match="refused"):
             another.gather(study)
 
-    assert [one.name for one in later] == ["openai:m"]
+    assert [one.name for one in later] == ["openai:m", "tuner.asked"]
