@@ -344,6 +344,9 @@ def show(number: Id, study: StudyName = "main", as_json: Json = False) -> None:
         f"parent {one.parent}, proposed by {one.proposer}, grade {one.grade}, commit {one.commit or '-'}, "
         f"tree {one.tree}"
     )
+    for fact, words in (("like", "nearly the same change as"), ("mends", "repairs"), ("retries", "tries again")):
+        if fact in one.facts:
+            print(f"{words} experiment {one.facts[fact]}")
     for run in runs:
         print(
             f"  run {run['id']}: {run['outcome'] or 'running'} {_number(run['value'])} seed {run['seed']} "
