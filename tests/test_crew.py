@@ -27,3 +27,17 @@ def test_an_endpoint_that_is_down_at_a_checkpoint_does_not_end_the_night(folder:
             another.gather(study)
 
     assert [one.name for one in later] == ["openai:m", "tuner.asked"]
+
+
+def test_a_study_that_starts_anew_hears_nothing_of_what_an_earlier_one_asked(folder: Path) -> None:
+    old = folder / ".nightlab" / "agents" / "draft-0"
+    old.mkdir(parents=True)
+    (old / "prompt.md").write_text("what the first study asked")
+
+    with held(Place(folder)), closing(Study(Place(folder))):
+        pass
+    with held(Place(folder)), closing(Study(Place(folder))):  # resumed, it keeps its own
+        (folder / ".nightlab" / "agents").mkdir()
+
+    assert [path.name for path in (folder / ".nightlab").glob("*/draft-0/prompt.md")] == ["prompt.md"]
+    assert not old.exists()

@@ -133,6 +133,9 @@ class Study:
             "jail": self.executor.level,
             "task": json.loads(self.task.model_dump_json()),
         }
+        # Calls are numbered from 0 again: what an earlier study asked and was told under a number is not this one's.
+        if (agents := self.place.home / "agents").exists():
+            agents.rename(self.place.home / f"agents-before-{commit[:7]}-{time.time_ns()}")
         self.ledger.append(Event("study", "0", facts))
         self.place.repository.start_branch(self.place.branch, commit)
         return facts

@@ -377,3 +377,23 @@ def test_what_is_clipped_fits(text: str, most: int) -> None:
     assert tokens(clipped) <= most
     assert clipped == text or clipped.endswith("...")
     assert clipped == text or tokens(text) > most
+
+
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_no_file_leaves_its_fence(first: str, second: str) -> None:
+    files = {"a.py": first, "odd\n## name.py": "", "z.py": second}
+    shown = with_files("", Context(files, "score", "lower", 0, 0)).split("\n")
+
+    fence = ""
+    outside = []
+    for line in shown:
+        if fence:
+            fence = "" if line == fence else fence
+        elif line and not line.strip("`"):
+            fence = line
+        else:
+            outside.append(line)
+
+    assert not fence
+    assert [line for line in outside if line.endswith(".py")] == ["a.py", "odd ## name.py", "z.py"]
+    assert len([line for line in outside if line]) == 5

@@ -62,9 +62,9 @@ def with_files(text: str, context: Context, most: int = 60_000) -> str:
         room -= tokens(shown)
         longest = max((len(ticks) for ticks in re.findall(r"`{3,}", shown)), default=2)
         fence = "`" * (longest + 1)
-        lines, cut = shown.count("\n"), "" if shown == body else f" (cut after {shown.count(chr(10))} lines: too long)"
-        end = "" if shown.endswith("\n") or not lines else "\n"
-        parts.append(f"{path}{cut}\n{fence}\n{shown}{end}{fence}\n")
+        cut = "" if shown == body else f" (cut after {shown.count(chr(10))} lines: too long)"
+        end = "" if shown.endswith("\n") or not shown else "\n"
+        parts.append(f"{plain(path)}{cut}\n{fence}\n{shown}{end}{fence}\n")
     return "\n".join(parts)
 
 
