@@ -600,6 +600,8 @@ class Loop:
             self._queue.append(self._start_run(f"{BASELINE}-{base.runs}", "incumbent"))
             if base.runs == 1 < runs:
                 self._queue.append(self._start_run(_REPEAT, "repeat"))
+        if runs > 1 and not self._has_repeated():  # a lab was killed just before it would have been
+            self._queue.append(self._start_run(_REPEAT, "repeat"))
         if len(base.pool) < runs or any(attempt.purpose == "repeat" for attempt in self._under_way()):
             return
         self._flush()
@@ -614,6 +616,10 @@ class Loop:
             self._write(Event("measured", "0", self.noise.power(self.ledger), BASELINE))
             self._flush()
         self._is_measured = True
+
+    def _has_repeated(self) -> bool:
+        known = {attempt.run for attempt in self._under_way()} | {run["id"] for run in self.ledger.runs(BASELINE)}
+        return _REPEAT in known or not self.ledger.experiment(BASELINE).status.is_open
 
     def _start_run(self, run: str, purpose: Purpose) -> Attempt:
         seed = derived_seed(self.seed, f"{BASELINE}-1" if purpose == "repeat" else run)

@@ -362,3 +362,18 @@ def test_nothing_is_asked_while_an_ended_run_has_not_been_told_of(lab: Lab) -> N
     parents = [one.parent for one in lab.tell(*(knob(4 - n) for n in range(4)))]
 
     assert parents == [None, 0, 1, 2, 3]
+
+
+def test_a_lab_killed_before_it_repeated_a_seed_repeats_it_on_resume(tmp_path: Path) -> None:
+    whole, broken = Lab(tmp_path / "whole"), Lab(tmp_path / "broken")
+    whole.loop(Scripted([]), score=noisy).run()
+    tree = broken.repository.tree(broken.repository.head()).id
+    first = next(event for event in whole.ledger.read(kind="ran") if event.key == "0-1")
+    started = next(event for event in whole.ledger.read(kind="started") if event.body["run"] == "0-1")
+    body = {"parent": None, "hypothesis": "baseline", "proposer": "lab", "tree": tree, "diff": ""}
+    commit = Event("committed", "0", {"commit": broken.repository.head()}, 0)
+    broken.ledger.append(Event("proposed", "0", body, 0), commit, started, first)
+
+    broken.loop(Scripted([]), score=noisy).run()
+
+    assert sorted(run["id"] for run in broken.ledger.runs(0)) == ["0-1", "0-2", "0-3", "0-repeat"]
