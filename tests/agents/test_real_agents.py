@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from workrooms import Room, asked, context, git
+from workrooms import Room, asked, context, git, room
 
 from nightlab import tasks as nightlab_tasks
 from nightlab.agents import detect
