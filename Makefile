@@ -18,7 +18,7 @@ test-slow: .set-up-dev
 
 # Seven coding agents, installed for real (2 GB), each in the jail against a scripted model; no key is needed.
 test-agents: .set-up-dev $(AGENTS)/.set-up
-	@NIGHTLAB_AGENTS=$(AGENTS) $(BIN)/pytest -m agents tests/agents
+	@NIGHTLAB_AGENTS=$(AGENTS) $(BIN)/pytest -n 2 --dist worksteal -m agents tests/agents
 
 $(AGENTS)/.set-up: tests/agents/installed/package.json tests/agents/installed/package-lock.json tests/agents/installed/aider.txt
 	@mkdir -p $(AGENTS) && cp tests/agents/installed/package*.json $(AGENTS)/
