@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from conftest import SCRIPT, TASK, git, make_repository, need, shared
+from conftest import SCRIPT, TASK, git, make_repository, need, shared, wait_for
 
 Nightlab = Callable[..., subprocess.CompletedProcess[str]]
 STATUS = {
@@ -38,13 +38,6 @@ LOG = {
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "nightlab", "run", *words]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(condition: Callable[[], bool], patience: float = 30.0) -> None:
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
 
 
 def has_experiments(folder: Path, count: int) -> Callable[[], bool]:

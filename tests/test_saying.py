@@ -6,14 +6,13 @@ import inspect
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import git
+from conftest import git, wait_for
 
 from nightlab import saying
 from nightlab.errors import BadTask, NotFound
@@ -197,13 +196,6 @@ def rows(folder: Path) -> list[dict[str, Any]]:
             {"id": one.id, "status": str(one.status), "parent": one.parent, "hypothesis": one.hypothesis}
             for one in ledger.experiments()
         ]
-
-
-def wait_for(condition: Callable[[], bool], patience: float = 30.0) -> None:
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
 
 
 def has(folder: Path, number: int, *statuses: str) -> Callable[[], bool]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import git, make_repository
+from conftest import git, make_repository, wait_for
 
 from nightlab.errors import BadChange
 from nightlab.place import find
@@ -379,13 +379,6 @@ def starts_slow(folder: Path) -> None:
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "nightlab", *words]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(condition: Callable[[], bool], patience: float = 30.0) -> None:
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
 
 
 def is_running(folder: Path, run: str) -> Callable[[], bool]:
