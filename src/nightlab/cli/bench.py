@@ -1,0 +1,143 @@
+"""The benchmarks: measure the lab itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nightlab.cli.base import Json, bench_app, print_json, shown
+from nightlab.errors import BadTask
+
+
+@bench_app.command()
+def overhead(
+    experiments: Annotated[int, typer.Option(min=10, help="How many.")] = 300,
+    jail: Annotated[
+        str | None, typer.Option(help="bubblewrap, landlock, landlock-only, process; the best unless said.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The lab's own time per experiment: instant proposer, a script that prints a metric at once, one slot."""
+    from nightlab.bench import overhead
+
+    found = overhead(experiments, jail=jail)
+    print_json(found) if as_json else print(
+        f"own time per experiment: median {found['own_ms_median']:.1f} ms, 95 % below {found['own_ms_p95']:.1f} ms, "
+        f"{found['experiments']} experiments, jail {found['jail']}, peak {found['peak_mb']:.0f} MB; last quarter / "
+        f"first {found['growth']:.2f}; here a synchronous commit takes {found['commit_ms']:.2f} ms, a fork "
+        f"{found['fork_ms']:.1f}, a spawn {found['spawn_ms']:.1f}"
+    )
+
+
+@bench_app.command()
+def scale(
+    experiments: Annotated[int, typer.Option(min=1000, help="How many.")] = 10_000,
+    as_json: Json = False,
+) -> None:
+    """Many experiments in one ledger: does the lab stay as fast as it began?"""
+    from nightlab.bench import scale
+
+    found = scale(experiments)
+    print_json(found) if as_json else print(
+        f"{found['experiments']} experiments: {found['ms_first']:.2f} ms each at the start, {found['ms_last']:.2f} "
+        f"at the end (x {found['growth']:.2f}); status {found['status_cpu_s']:.2f} CPU s, "
+        f"log --limit 50 {found['log_s']:.2f} s, ledger {found['ledger_mb']:.0f} MB, peak {found['peak_mb']:.0f} MB"
+    )
+
+
+@bench_app.command()
+def pipeline(
+    experiments: Annotated[int, typer.Option(min=3, help="How many.")] = 50,
+    run: Annotated[float, typer.Option(min=0.1, help="Seconds of one run.")] = 2.0,
+    as_json: Json = False,
+) -> None:
+    """How busy slots are while thinking takes 0.8 of a run, and 1.6 of a run with two drafts in flight."""
+    from nightlab.bench import pipeline
+
+    found = [pipeline(experiments, run=run, call=call, drafts=drafts) for call, drafts in ((0.8, 1), (1.6, 2))]
+    if as_json:
+        print_json(found)
+        return
+    for one in found:
+        print(
+            f"{one['experiments']} runs of {one['run_s']:g} s, {one['call_s']:g} s to think, {one['drafts']} at once: "
+            f"slots busy {100 * one['busy']:.1f} % (one after the other: {100 * one['one_after_the_other']:.0f} %)"
+        )
+
+
+@bench_app.command("judge")
+def judge_(
+    stream: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE", help="rich, late, noisy, null, or a file: a results.tsv, a ledger. All unless said."
+        ),
+    ] = None,
+    runs: Annotated[int | None, typer.Option(min=20, help="Runs a night (126 and 700 unless said).")] = None,
+    reps: Annotated[int, typer.Option(min=2, help="Nights of each policy.")] = 200,
+    seed: Annotated[int, typer.Option(help="Where all chance comes from.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Policies on simulated nights whose true gains are known, greedy beside them; or an old night's log, judged."""
+    from nightlab.judgebench import RUNS, STREAMS, judge, lines
+
+    if stream is not None and stream not in STREAMS:
+        _replay(Path(stream), as_json)
+        return
+    names, lengths = [stream] if stream else list(STREAMS), [runs] if runs else RUNS
+    found = []
+    for name, length in ((name, length) for name in names for length in lengths):
+        found.append(judge(name, length, reps, seed=seed))
+        if not as_json:
+            print("\n".join(lines(found[-1])))
+    if as_json:
+        print_json(found[0] if len(found) == 1 else found)
+
+
+def _replay(file: Path, as_json: bool) -> None:
+    from nightlab.judgebench import STREAMS
+    from nightlab.replay import replay
+
+    if not file.is_file():
+        raise BadTask(
+            f"there is no stream and no file {str(file)!r}; write {', '.join(STREAMS)}, or a results.tsv or ledger"
+        )
+    found = replay(file)
+    if as_json:
+        print_json(found)
+        return
+    print(
+        f"{found['experiments']} experiments, {len(found['keeps'])} kept, {found['doubtful']} of them doubtful; "
+        f"one run of {found['metric']} varies by about {found['noise']:.2g}"
+    )
+    for one in found["keeps"]:
+        mark = f"doubtful: {one['why']}" if one["is_doubtful"] else ""
+        print(f"{one['commit']:8} {shown(one['value'])} {one['grade']} {one['description']} {mark}".rstrip())
+
+
+@bench_app.command("cheats")
+def cheats_(
+    level: Annotated[str | None, typer.Option(help="printed or predictions; both unless said.")] = None,
+    only: Annotated[str | None, typer.Option(metavar="NAME", help="Only those whose name holds this.")] = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of docs/cheats.md.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Play the adversarial suite through the real lab: what became of each cheat, and what stopped it."""
+    from nightlab.cheatbench import chosen, line, markdown, play, row, summary
+
+    cheats = chosen(level, only)
+    found = []
+    for one in play(cheats):
+        found.append(one)
+        if not (as_json or as_markdown):
+            print(line(one))
+    if as_json:
+        print_json([row(one) for one in found])
+    elif as_markdown:
+        print(markdown(found), end="")
+    else:
+        print(summary(found))
+    if any(not one.is_as_told for one in found):
+        raise typer.Exit(1)

@@ -1,0 +1,119 @@
+"""Control: what people tell a study."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from typing import Annotated
+
+import typer
+
+from nightlab.cli.base import Id, Json, StudyName, app, place_of, print_json
+from nightlab.errors import StudyStuck
+
+
+@app.command()
+def stop(
+    now: Annotated[bool, typer.Option("--now", help="End what is running too; it is run again later.")] = False,
+    study: StudyName = "main",
+    as_json: Json = False,
+) -> None:
+    """Stop the study when what runs has ended; nightlab run goes on with it."""
+    _ask(study, "stop", "now" if now else "", as_json)
+    if now:
+        _wait_until_free(study, 10.0)
+
+
+@app.command()
+def pause(study: StudyName = "main", as_json: Json = False) -> None:
+    """Start nothing new until resume."""
+    _ask(study, "pause", "", as_json)
+
+
+@app.command()
+def resume(study: StudyName = "main", as_json: Json = False) -> None:
+    """Go on after pause."""
+    _ask(study, "resume", "", as_json)
+
+
+@app.command()
+def steer(
+    text: Annotated[str | None, typer.Argument(help="Where to look next; without it: what was said so far.")] = None,
+    study: StudyName = "main",
+    as_json: Json = False,
+) -> None:
+    """Tell whoever proposes where to look, from the next proposal on; or list what was said."""
+    from nightlab import saying
+
+    if text is not None:
+        saying.steer(place_of(study), text)
+        _say_when(study, "steer", as_json)
+        return
+    said = saying.steered(place_of(study))
+    if as_json:
+        print_json(said)
+        return
+    from nightlab.dashboard.terminal import harmless
+
+    print("\n".join(map(harmless, saying.lines(said))) or "nothing was said; say it with: nightlab steer TEXT")
+
+
+@app.command()
+def note(
+    number: Id,
+    text: Annotated[str, typer.Argument(help="The remark.")],
+    study: StudyName = "main",
+    as_json: Json = False,
+) -> None:
+    """Write a remark beside an experiment; show prints it."""
+    from nightlab import saying
+
+    saying.note(place_of(study), number, text)
+    _say_when(study, "note", as_json)
+
+
+@app.command()
+def veto(number: Id, study: StudyName = "main", as_json: Json = False) -> None:
+    """End an experiment that runs, or take a kept one out of the branch by a revert commit."""
+    from nightlab import saying
+
+    saying.veto(place_of(study), number)
+    _say_when(study, "veto", as_json)
+
+
+@app.command()
+def retry(number: Id, study: StudyName = "main", as_json: Json = False) -> None:
+    """Try an experiment's patch again, on the incumbent of now."""
+    from nightlab import saying
+
+    saying.retry(place_of(study), number)
+    _say_when(study, "retry", as_json)
+
+
+def _say_when(study: str, verb: str, as_json: bool) -> None:
+    """A wish needs a lab: say whether one is there, and else how to start it."""
+    is_running = place_of(study).holder() is not None
+    if as_json:
+        print_json({"asked": verb, "running": is_running})
+        return
+    when = "the lab that runs takes it up now" if is_running else "the next takes it up: nightlab run"
+    print(f"asked study {study} to {verb}; {when}")
+
+
+def _ask(name: str, verb: str, argument: str, as_json: bool) -> None:
+    place = place_of(name)
+    with closing(place.read()) as ledger:
+        if place.holder() is None:
+            raise StudyStuck(
+                f"study {name} is not running, so there is nothing to {verb}; go on with it by: nightlab run"
+            )
+        ledger.ask(verb, argument)
+    print_json({"asked": verb}) if as_json else print(f"asked study {name} to {verb}")
+
+
+def _wait_until_free(name: str, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while (holder := place_of(name).holder()) is not None:
+        if time.monotonic() > deadline:
+            raise StudyStuck(f"study {name} is still held by {holder} after {patience:g} s")
+        time.sleep(0.05)
