@@ -21,6 +21,8 @@ from nightlab.simplicity import PRICE, complexity
 from nightlab.stats import difference, spread
 from nightlab.values import Experiment, Status, derived_seed, improvement
 
+_LOOKS = 8
+"""How often fresh runs are spent on one prune, each time on fewer keeps."""
 _SEEDS = 2
 """Under which each keep is turned off alone, where seeds are shared."""
 PRUNE_FROM = 300
@@ -100,7 +102,7 @@ class Pruner:
             "after": after,
         }
         is_on = self._worthy(means)
-        told |= {} if is_on.all() else self._confirm(number, sheet, is_on)
+        told |= {} if is_on.all() else self._confirm(number, sheet, means, is_on)
         told |= spent(self.spent)
         ledger.append(Event("pruned", str(number), told))
         return told
@@ -213,45 +215,68 @@ class Pruner:
     def _off(self, is_on: NDArray[np.bool_]) -> list[Experiment]:
         return [one for unit, stays in zip(self.units, is_on, strict=True) if not stays for one in unit]
 
-    def _confirm(self, number: int, sheet: Sheet, is_on: NDArray[np.bool_]) -> dict[str, Any]:
-        """Run the pruned whole against the full one on fresh seeds; where it does not plainly lose, drop what then
-        still looks idle, these runs counted."""
-        texts = self.lineage.without(self._off(is_on), self.best.texts)
+    def _confirm(self, number: int, sheet: Sheet, means: Sequence[float], is_on: NDArray[np.bool_]) -> dict[str, Any]:
+        """Take out what looks idle where the whole does not plainly lose on fresh runs, then drop what still looks
+        idle, these runs counted.
+
+        Where it loses, some that look idle one by one are needed together: halves are tried, the most idle first.
+        """
+        new, on, waiting = self.lineage.ledger.next_number(), np.ones(len(is_on), bool), list[list[int]]()
+        waiting.append(sorted(map(int, np.flatnonzero(~is_on)), key=lambda place: means[place]))
+        looks: tuple[list[Finding], list[Finding]] = ([], [])
+        reason = ""
+        for look in range(_LOOKS):
+            if not waiting:
+                break
+            part, tried = waiting.pop(0), on.copy()
+            tried[part] = False
+            pruned, full, why = self._look(number, new, look, tried)
+            reason = reason or why
+            if not why:
+                on, looks = tried, (pruned, full)
+            elif len(part) > 1:
+                waiting[:0] = [part[: len(part) // 2], part[len(part) // 2 :]]
+            for one in () if self.is_alone or not pruned else (*pruned, *full):
+                sheet.add(tried if one in pruned else np.ones(len(on), bool), value(one), one.attempt.seed)
+        if on.all():
+            return {"reason": reason}
+        last = on if self.is_alone else on | self._worthy(self._estimate(sheet)[0])
+        return self._drop(new, last, *(looks if (last == on).all() else ([], [])))
+
+    def _look(
+        self, number: int, new: int, look: int, is_on: NDArray[np.bool_]
+    ) -> tuple[list[Finding], list[Finding], str]:
+        """Fresh runs with and without some units, in pairs of one seed, and why these cannot go; no words: they can."""
+        best, direction, count = self.best, self.lineage.task.metric.direction, prune.CONFIRM_RUNS
+        texts = self.lineage.without(self._off(is_on), best.texts)
         if texts is None:
-            return {"reason": "they cannot be taken out together"}
-        new, best, direction = self.lineage.ledger.next_number(), self.best, self.lineage.task.metric.direction
-        seeds = [derived_seed(self.seed, "prune", number, n) for n in range(prune.CONFIRM_RUNS)]
-        short = [wish(f"{new}-{n}", "prune", best, s, changes(best.texts, texts)) for n, s in enumerate(seeds, 1)]
-        whole = [wish(f"prune-{number}-full-{n}", "prune", best, seed) for n, seed in enumerate(seeds, 1)]
+            return [], [], "they cannot be taken out together"
+        seeds = {
+            n: derived_seed(self.seed, "prune", number, n - 1) for n in range(look * count + 1, (look + 1) * count + 1)
+        }
+        short = [wish(f"{new}-{n}", "prune", best, seed, changes(best.texts, texts)) for n, seed in seeds.items()]
+        whole = [wish(f"prune-{number}-full-{n}", "prune", best, seed) for n, seed in seeds.items()]
         wishes = [one for pair in zip(short, whole, strict=True) for one in pair]
         found = run_all(self.slots, wishes, self.lineage.ledger, may_fail=True)
         self.spent += found.values()
         if not all(one.measurement for one in found.values()):
-            return {"reason": "without them it no longer runs"}
+            return [], [], "without them it no longer runs"
         pruned, full = ([found[one.attempt.run] for one in side] for side in (short, whole))
         values = [value(one) for one in pruned], [value(one) for one in full]
-        if not prune.is_accepted(*values, self.noise.sigma or 0.0, direction, noise=self.noise.scale):
-            return {"reason": "without them it plainly loses"}
-        for one in () if self.is_alone else (*pruned, *full):
-            sheet.add(is_on if one in pruned else np.ones(len(is_on), bool), value(one), one.attempt.seed)
-        last = is_on if self.is_alone else self._worthy(self._estimate(sheet)[0])
-        if (last == is_on).all():
-            return self._drop(new, is_on, texts, pruned, values)
-        return self._drop(new, last, self.lineage.without(self._off(last), best.texts), [], None)
+        is_fine = prune.is_accepted(*values, self.noise.sigma or 0.0, direction, noise=self.noise.scale)
+        return pruned, full, "" if is_fine else "without them it plainly loses"
 
     def _drop(
-        self,
-        new: int,
-        is_on: NDArray[np.bool_],
-        texts: dict[str, str] | None,
-        runs: Sequence[Finding],
-        values: tuple[list[float], list[float]] | None,
+        self, new: int, is_on: NDArray[np.bool_], runs: Sequence[Finding], full: Sequence[Finding]
     ) -> dict[str, Any]:
+        """Take them off the branch; `runs` are of exactly what is left, beside as many of the whole."""
         gone = self._off(is_on)
+        texts = self.lineage.without(gone, self.best.texts)
         if texts is None or not gone:
             return {"reason": "on a second look they pay" if not gone else "they cannot be taken out together"}
         words: dict[str, Any] = {"reason": f"pruned: {len(gone)} keeps no longer pay", "grade": "E1", "pool": []}
-        if values is not None:
+        if runs:
+            values = [value(one) for one in runs], [value(one) for one in full]
             direction = self.lineage.task.metric.direction
             gain = difference(*(values[::-1] if direction == "lower" else values))
             words |= {"value": fmean(values[0]), "gain": improvement(direction, *map(fmean, values)), "grade": "E2"}

@@ -137,7 +137,7 @@ def test_keeps_that_stand_on_each_other_are_taken_out_together(tmp_path: Path) -
         assert lineage.without(unit, lineage.repair().texts) is not None
 
 
-def test_a_prune_that_costs_the_gain_is_refused(lab: Lab) -> None:
+def test_a_prune_that_costs_the_gain_takes_out_only_what_can_go(lab: Lab) -> None:
     def together(attempt: Attempt, texts: Files) -> float:
         """The ones that look idle hold the house up: without all of them everything is lost."""
         on = effects(attempt, texts)
@@ -147,8 +147,7 @@ def test_a_prune_that_costs_the_gain_is_refused(lab: Lab) -> None:
     found = pruner(lab, together).prune()
 
     assert found is not None
-    if len(found["dropped"]) == 0:
-        assert "plainly loses" in found["reason"]
+    assert found["dropped"]
     assert any(f"{name} = 1" in git(lab.folder, "show", "nightlab/main:train.py") for name in NAMES[4:])
 
 
