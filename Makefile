@@ -36,13 +36,13 @@ check: .set-up-dev
 	@touch $@
 
 .set-up-dev: pyproject.toml requirements.lock
-	@./set-up "$(PYTHON)" plots,agents,mcp,dev
+	@./set-up "$(PYTHON)" plots,agents,mcp,notify,dev
 	@touch $@ .set-up
 
 # The lock holds versions and no addresses, so that it serves pip and uv on any index.
 lock: .set-up-dev
 	$(BIN)/python -m pip install -q uv
-	$(BIN)/uv pip compile pyproject.toml --extra plots --extra agents --extra mcp --extra dev --universal --no-emit-index-url \
+	$(BIN)/uv pip compile pyproject.toml --extra plots --extra agents --extra mcp --extra notify --extra dev --universal --no-emit-index-url \
 	  --no-header --no-annotate -q -o requirements.lock
 
 clean:

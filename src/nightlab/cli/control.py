@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -19,7 +18,7 @@ def stop(
     as_json: Json = False,
 ) -> None:
     """Stop the study when what runs has ended; nightlab run goes on with it."""
-    _ask(study, "stop", "now" if now else "", as_json)
+    _ask(study, "stop", as_json, text="now" if now else None)
     if now:
         _wait_until_free(study, 10.0)
 
@@ -27,13 +26,13 @@ def stop(
 @app.command()
 def pause(study: StudyName = "main", as_json: Json = False) -> None:
     """Start nothing new until resume."""
-    _ask(study, "pause", "", as_json)
+    _ask(study, "pause", as_json)
 
 
 @app.command()
 def resume(study: StudyName = "main", as_json: Json = False) -> None:
     """Go on after pause."""
-    _ask(study, "resume", "", as_json)
+    _ask(study, "resume", as_json)
 
 
 @app.command()
@@ -43,19 +42,18 @@ def steer(
     as_json: Json = False,
 ) -> None:
     """Tell whoever proposes where to look, from the next proposal on; or list what was said."""
-    from nightlab import saying
+    from nightlab import control
 
     if text is not None:
-        saying.steer(place_of(study), text)
-        _say_when(study, "steer", as_json)
+        _ask(study, "steer", as_json, text=text)
         return
-    said = saying.steered(place_of(study))
+    said = control.steered(place_of(study))
     if as_json:
         print_json(said)
         return
     from nightlab.dashboard.terminal import harmless
 
-    print("\n".join(map(harmless, saying.lines(said))) or "nothing was said; say it with: nightlab steer TEXT")
+    print("\n".join(map(harmless, control.lines(said))) or "nothing was said; say it with: nightlab steer TEXT")
 
 
 @app.command()
@@ -66,49 +64,31 @@ def note(
     as_json: Json = False,
 ) -> None:
     """Write a remark beside an experiment; show prints it."""
-    from nightlab import saying
-
-    saying.note(place_of(study), number, text)
-    _say_when(study, "note", as_json)
+    _ask(study, "note", as_json, number=number, text=text)
 
 
 @app.command()
 def veto(number: Id, study: StudyName = "main", as_json: Json = False) -> None:
     """End an experiment that runs, or take a kept one out of the branch by a revert commit."""
-    from nightlab import saying
-
-    saying.veto(place_of(study), number)
-    _say_when(study, "veto", as_json)
+    _ask(study, "veto", as_json, number=number)
 
 
 @app.command()
 def retry(number: Id, study: StudyName = "main", as_json: Json = False) -> None:
     """Try an experiment's patch again, on the incumbent of now."""
-    from nightlab import saying
-
-    saying.retry(place_of(study), number)
-    _say_when(study, "retry", as_json)
+    _ask(study, "retry", as_json, number=number)
 
 
-def _say_when(study: str, verb: str, as_json: bool) -> None:
-    """A wish needs a lab: say whether one is there, and else how to start it."""
-    is_running = place_of(study).holder() is not None
+def _ask(name: str, verb: str, as_json: bool, *, number: int | None = None, text: str | None = None) -> None:
+    """Leave the wish, and say who will take it up."""
+    from nightlab import control
+
+    is_running = control.ask(place_of(name), verb, number=number, text=text)
     if as_json:
         print_json({"asked": verb, "running": is_running})
         return
     when = "the lab that runs takes it up now" if is_running else "the next takes it up: nightlab run"
-    print(f"asked study {study} to {verb}; {when}")
-
-
-def _ask(name: str, verb: str, argument: str, as_json: bool) -> None:
-    place = place_of(name)
-    with closing(place.read()) as ledger:
-        if place.holder() is None:
-            raise StudyStuck(
-                f"study {name} is not running, so there is nothing to {verb}; go on with it by: nightlab run"
-            )
-        ledger.ask(verb, argument)
-    print_json({"asked": verb}) if as_json else print(f"asked study {name} to {verb}")
+    print(f"asked study {name} to {verb}; {when}")
 
 
 def _wait_until_free(name: str, patience: float) -> None:

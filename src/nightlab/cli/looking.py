@@ -89,13 +89,13 @@ def log(
 @app.command()
 def show(number: Id, study: StudyName = "main", as_json: Json = False) -> None:
     """One experiment: hypothesis, evidence, runs, notes, patch, the end of its log."""
-    from nightlab import saying
+    from nightlab import control
     from nightlab.readings import row
 
     with closing(place_of(study).read()) as ledger:
         one, runs = ledger.experiment(number), ledger.runs(number)
         tails = [(ledger.find("ran", run["id"]) or {}).get("tail", "") for run in runs]
-        notes = saying.notes(ledger, one)
+        notes = control.notes(ledger, one)
     if as_json:
         more = {"diff": one.diff, "facts": dict(one.facts), "runs": runs, "notes": notes}
         print_json(row(one) | more | {"tail": tails[-1] if tails else ""})

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from conftest import git, wait_for
 
-from nightlab import saying
+from nightlab import control
 from nightlab.errors import BadTask, NotFound
 from nightlab.ledger import Event, Ledger
 from nightlab.loop import Loop
@@ -53,14 +53,14 @@ def wishes(place: Place) -> list[tuple[str, str]]:
 
 
 def test_what_is_said_waits_in_the_ledger_for_the_next_lab(place: Place) -> None:
-    saying.steer(place, "  look at the optimiser\n")
-    saying.note(place, 2, "lost by a hair")
-    saying.veto(place, 1)
-    saying.veto(place, 3)
-    saying.retry(place, 2)
+    control.ask(place, "steer", text="  look at the optimiser\n")
+    control.ask(place, "note", number=2, text="lost by a hair")
+    control.ask(place, "veto", number=1)
+    control.ask(place, "veto", number=3)
+    control.ask(place, "retry", number=2)
 
-    assert [(one["text"], one["taken"]) for one in saying.steered(place)] == [("look at the optimiser", None)]
-    assert "waits for a lab  look at the optimiser" in saying.lines(saying.steered(place))[0]
+    assert [(one["text"], one["taken"]) for one in control.steered(place)] == [("look at the optimiser", None)]
+    assert "waits for a lab  look at the optimiser" in control.lines(control.steered(place))[0]
     assert wishes(place) == [
         ("steer", "look at the optimiser"),
         ("note", '{"experiment": 2, "text": "lost by a hair"}'),
@@ -68,25 +68,25 @@ def test_what_is_said_waits_in_the_ledger_for_the_next_lab(place: Place) -> None
         ("veto", "3"),
         ("retry", "2"),
     ]
-    assert saying.steered(place)[0]["taken"] is not None
-    assert "taken 20" in saying.lines(saying.steered(place))[0]
+    assert control.steered(place)[0]["taken"] is not None
+    assert "taken 20" in control.lines(control.steered(place))[0]
 
 
 @pytest.mark.parametrize(
     ("say", "words"),
     [
-        (lambda place: saying.steer(place, " \n"), "no words"),
-        (lambda place: saying.steer(place, "\x1b\x07\udcff "), "no words"),
-        (lambda place: saying.steer(place, "a" * 4001), "4001 letters, the most is 4000"),
-        (lambda place: saying.note(place, 1, ""), "no words"),
-        (lambda place: saying.veto(place, 0), "the baseline"),
-        (lambda place: saying.veto(place, 2), "discarded already"),
-        (lambda place: saying.veto(place, 4), "the lab's own"),
-        (lambda place: saying.retry(place, 0), "changed nothing"),
-        (lambda place: saying.retry(place, 1), "stands"),
-        (lambda place: saying.retry(place, 3), "still under way"),
-        (lambda place: saying.retry(place, 4), "the lab's own"),
-        (lambda place: saying.retry(place, 5), "changed nothing"),
+        (lambda place: control.ask(place, "steer", text=" \n"), "no words"),
+        (lambda place: control.ask(place, "steer", text="\x1b\x07\udcff "), "no words"),
+        (lambda place: control.ask(place, "steer", text="a" * 4001), "4001 letters, the most is 4000"),
+        (lambda place: control.ask(place, "note", number=1, text=""), "no words"),
+        (lambda place: control.ask(place, "veto", number=0), "the baseline"),
+        (lambda place: control.ask(place, "veto", number=2), "discarded already"),
+        (lambda place: control.ask(place, "veto", number=4), "the lab's own"),
+        (lambda place: control.ask(place, "retry", number=0), "changed nothing"),
+        (lambda place: control.ask(place, "retry", number=1), "stands"),
+        (lambda place: control.ask(place, "retry", number=3), "still under way"),
+        (lambda place: control.ask(place, "retry", number=4), "the lab's own"),
+        (lambda place: control.ask(place, "retry", number=5), "changed nothing"),
     ],
 )
 def test_what_makes_no_sense_is_refused_at_the_door(place: Place, say: Callable[[Place], None], words: str) -> None:
@@ -97,21 +97,25 @@ def test_what_makes_no_sense_is_refused_at_the_door(place: Place, say: Callable[
 
 
 def test_an_experiment_that_is_not_there_is_named(place: Place) -> None:
-    for say in (saying.veto, saying.retry, lambda place, number: saying.note(place, number, "words")):
+    for say in (
+        lambda place, number: control.ask(place, "veto", number=number),
+        lambda place, number: control.ask(place, "retry", number=number),
+        lambda place, number: control.ask(place, "note", number=number, text="words"),
+    ):
         for number in (9, 10**23):
             with pytest.raises(NotFound, match=f"there is no experiment {number}"):
                 say(place, number)
 
 
 def test_control_letters_never_get_in(place: Place) -> None:
-    saying.steer(place, "red \x1b[31m alarm")
+    control.ask(place, "steer", text="red \x1b[31m alarm")
 
     assert wishes(place) == [("steer", "red [31m alarm")]
 
 
 def test_the_commands_say_who_will_take_it_up(nightlab: Nightlab, place: Place) -> None:
     steered = nightlab("steer", "look at the optimiser", at=place.root).stdout
-    saying.note(place, 2, "lost by a hair")
+    control.ask(place, "note", number=2, text="lost by a hair")
     listed = json.loads(nightlab("steer", "--json", at=place.root).stdout)
     shown = nightlab("show", "2", at=place.root).stdout
     refused = nightlab("veto", "0", at=place.root, check=False)
