@@ -29,18 +29,35 @@ def headings(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", words).strip().lower().replace(" ", "-") for words in found}
 
 
-def test_the_readmes_commands_run(tmp_path: Path) -> None:
-    need_program("git")
-    script = "set -eu\n" + "\n".join(blocks("README.md", "sh"))
+def run_all(page: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Every command that a page shows, in its order."""
+    script = "set -eu\n" + "\n".join(blocks(page, "sh"))
     who = {f"GIT_{role}_{what}": "x@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=os.environ | who | {"PATH": path}, capture_output=True, text=True
+    return subprocess.run(
+        ["bash", "-c", script], cwd=folder, env=os.environ | who | {"PATH": path}, capture_output=True, text=True
     )
+
+
+def test_the_readmes_commands_run(tmp_path: Path) -> None:
+    need_program("git")
+
+    done = run_all("README.md", tmp_path)
 
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
     assert (tmp_path / "tour" / "progress.svg").exists()
+
+
+def test_the_tours_commands_run(tmp_path: Path) -> None:
+    need_program("git")
+
+    done = run_all("docs/tour.md", tmp_path)
+
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    left = {path.name for path in (tmp_path / "tour").iterdir()}
+    assert {"night.svg", "night.patch", "night.jsonl"} <= left
+    assert ".nightlab" not in left
+    assert "this is what the paper did too" in done.stdout
 
 
 def test_the_readmes_task_is_a_task() -> None:
@@ -69,22 +86,6 @@ def test_every_key_and_every_level_of_the_task_file_is_on_its_page() -> None:
         )
     for level in get_args(Metric.model_fields["level"].annotation):
         assert re.search(rf"^\| `{level}` \|", sections["metric"], re.MULTILINE)
-
-
-def test_the_contributors_proposer_proposes() -> None:
-    from nightlab.proposer import Context, Proposer
-
-    (text,) = blocks("CONTRIBUTING.md", "python")
-    room: dict[str, object] = {}
-    exec(text, room)
-    proposer = room["Halver"]()  # type: ignore[operator]
-    assert isinstance(proposer, Proposer)
-
-    context = Context(files={"train.py": "RATE = 0.1\n"}, metric="m", direction="lower", number=0, seed=0)
-    idea = proposer.propose(context)
-
-    assert idea is not None
-    assert idea.files == {"train.py": "RATE = 0.05\n"}
 
 
 def test_every_command_says_what_it_does_and_takes_json() -> None:
