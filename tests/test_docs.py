@@ -118,3 +118,37 @@ def test_the_lock_satisfies_what_the_project_asks_for() -> None:
         wanted = Requirement(text)
         version = next(iter(locked[wanted.name].specifier)).version
         assert wanted.specifier.contains(version), f"{wanted} but {version} is locked: run make lock"
+
+
+def test_what_the_documents_say_is_shown_by_a_test_is() -> None:
+    written = {
+        name for file in (TOP / "tests").rglob("*.py") for name in re.findall(r"def (test_\w+)", file.read_text())
+    }
+    named = re.findall(r"`(test_\w+)`", (TOP / "docs" / "protect.md").read_text())
+
+    assert len(named) > 25
+    assert set(named) <= written, sorted(set(named) - written)
+
+
+def test_the_figures_of_why_are_those_that_were_measured() -> None:
+    measured = (TOP / "docs" / "judge.md").read_text().splitlines()
+    lines = [line for block in blocks("docs/why.md", "") for line in block.splitlines()]
+
+    assert len(lines) > 4
+    assert [line for line in lines if line not in measured] == []
+
+
+def test_every_document_is_in_the_list() -> None:
+    listed = re.findall(r"\]\(([\w/.-]+)\)", (TOP / "docs" / "README.md").read_text())
+    pages = {page.name for page in (TOP / "docs").glob("*.md")} - {"README.md"}
+
+    assert pages <= set(listed), sorted(pages - set(listed))
+
+
+def test_every_command_that_a_document_names_is_there() -> None:
+    command = get_command(app)
+    known = set(command.commands)  # type: ignore[attr-defined]
+    for page in [*TOP.glob("*.md"), *(TOP / "docs").rglob("*.md")]:
+        text = re.sub(r"^```(?!sh).*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        named = set(re.findall(r"(?:^|`)nightlab ([a-z]+)\b", text, re.MULTILINE))
+        assert named <= known, f"{page.name}: {sorted(named - known)}"
