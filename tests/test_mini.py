@@ -94,6 +94,24 @@ def test_greedys_claim_is_too_good_and_the_races_is_not(mini: ModuleType, quick:
     assert all(one["audit"] > 3 * one["stderr"] for one in race)
 
 
+def test_the_race_claims_nothing_by_the_runs_that_picked_a_change(mini: ModuleType, quick: Path) -> None:
+    ran: list[tuple[str, str, float | None]] = []
+
+    def noted(script: Path, seed: str) -> str | None:
+        said = run_here(script, seed)
+        ran.append((script.read_text(), seed, mini.evaluate(said)))
+        return said
+
+    night = mini.night(quick, mini.race, run=noted)
+
+    searched = [(text, seed, value) for text, seed, value in ran if "audit" not in seed and value is not None]
+    last_keep = int(night["kept"][-1].split()[0])
+    start = [value for text, _, value in searched if text == mini.SCRIPT]
+    best = [value for text, seed, value in searched if text == night["best"] and int(seed.split("-")[1]) > last_keep]
+    assert len(best) < len([value for text, _, value in searched if text == night["best"]])
+    assert night["claim"] == pytest.approx(fmean(start) - fmean(best))
+
+
 def test_a_crash_and_a_flood_of_results_have_no_score(mini: ModuleType, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(mini.SCRIPT.replace("RATE = 1.0", "RATE = 0"))
