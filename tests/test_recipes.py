@@ -89,7 +89,7 @@ SAID: Mapping[str, tuple[str, ...]] = {
     "ideas": ("The older log has no good run",),
     "policy": ("2 passed", '"policy": "twice:Twice"'),
     "judge-artifact": ("4 passed",),
-    "template": ("0 kept",),
+    "template": ("One run varies by", "no change (A/A)"),
     "executor": ("17 passed",),
     "reading": ("best in something:",),
 }
