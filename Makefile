@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 AGENTS := .agents
-.PHONY: demo test test-core test-slow test-agents check lock clean
+.PHONY: demo test test-core test-slow test-agents check docs lock clean
 
 demo: .set-up
 	@$(BIN)/nightlab demo
@@ -38,6 +38,10 @@ check: .set-up-dev
 .set-up-dev: pyproject.toml requirements.lock
 	@./set-up "$(PYTHON)" plots,agents,mcp,notify,dev
 	@touch $@ .set-up
+
+# The pages that are read off the code: every key of the task file, every command.
+docs: .set-up-dev
+	@$(BIN)/python docs/reference.py
 
 # The lock holds versions and no addresses, so that it serves pip and uv on any index.
 lock: .set-up-dev
