@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 AGENTS := .agents
+WHOLE := tests/night tests/crash tests/adversarial tests/test_agent_nights.py
 .PHONY: demo test test-core test-slow test-agents check docs lock clean
 
 demo: .set-up
@@ -13,8 +14,10 @@ test: .set-up-dev
 test-core: .set-up-dev
 	@$(BIN)/pytest tests/core
 
+# Two at a time, but for those that keep every core busy themselves.
 test-slow: .set-up-dev
-	@$(BIN)/pytest -m slow
+	@$(BIN)/pytest -n 2 --dist worksteal -m slow $(addprefix --ignore=,$(WHOLE))
+	@$(BIN)/pytest -m slow $(WHOLE)
 
 # Seven coding agents, installed for real (2 GB), each in the jail against a scripted model; no key is needed.
 test-agents: .set-up-dev $(AGENTS)/.set-up
