@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from nightlab.dashboard import chart
 from nightlab.dashboard.terminal import duration, harmless, number
@@ -39,6 +39,14 @@ _KINDS = {
     "note": "Notes",
 }
 _MOST_OF_A_KIND = 6
+
+
+class Form(Protocol):
+    """The report as a text of one kind."""
+
+    def __call__(self, ledger: Ledger, *, name: str, is_running: bool) -> str:
+        """The report of a study."""
+        ...
 
 
 class Headline(NamedTuple):
@@ -76,7 +84,7 @@ def html(ledger: Ledger, *, name: str, is_running: bool = False, insights: Mappi
     )  # fmt: skip
     rooms.filters |= {
         "number": number, "duration": duration, "when": when, "harmless": harmless, "short": short, "cap": cap_words,
-        "signed": signed,
+        "signed": signed, "span": span,
     }  # fmt: skip
     return rooms.get_template("report.html").render(
         told=told,
@@ -159,6 +167,18 @@ def strip(told: Mapping[str, Any]) -> Strip | None:
     )
 
 
+def _as_markdown(ledger: Ledger, *, name: str, is_running: bool) -> str:
+    return markdown(report(ledger, name=name, is_running=is_running))
+
+
+def _as_json(ledger: Ledger, *, name: str, is_running: bool) -> str:
+    return json.dumps(report(ledger, name=name, is_running=is_running), indent=1, default=str) + "\n"
+
+
+FORMS: dict[str, Form] = {".html": html, ".md": _as_markdown, ".json": _as_json}
+"""What a report can be written as, by the ending of its file."""
+
+
 def when(seconds: float | None) -> str:
     """A moment as people write it, in the zone of this machine."""
     return "-" if seconds is None else datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
@@ -168,6 +188,12 @@ def short(text: str, most: int = _LONGEST) -> str:
     """Words from outside on one line, harmless and of bounded length."""
     line = " ".join(harmless(text).split())
     return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def span(began: float | None, ended: float | None) -> str:
+    """From when to when, the day said once where it is one day."""
+    first_, last = when(began), when(ended)
+    return f"{first_} to {last[11:] if first_[:10] == last[:10] else last}"
 
 
 def signed(value: float | None) -> str:
