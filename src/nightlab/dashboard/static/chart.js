@@ -318,7 +318,7 @@ words of experiments are set as text, never as markup. The arrow keys read the p
       return u.isZoomed ? [low, high] : [low - room, high + room];
     };
     return {
-      ...size, legend: { show: false }, padding: [10, 12, 0, 0],
+      ...size, legend: { show: false }, padding: [10, 22, 0, 0],
       cursor: { y: false, points: { show: false }, drag: { x: true, y: false, setScale: true }, focus: { prox: -1 } },
       scales: { x: { time: false, range: span }, y: { range: () => stretched(state.data) } },
       series: [{}, { paths: () => null, points: { show: false } }],
@@ -414,8 +414,9 @@ words of experiments are set as text, never as markup. The arrow keys read the p
     fit() {
       if (!this.u) return;
       const size = sizeOf(this.element);
-      if (size.width !== this.u.width || size.height !== this.u.height) this.u.setSize(size);
-      this.point(-1);
+      if (size.width === this.u.width && size.height === this.u.height) return;
+      this.u.setSize(size);
+      this.point(this.at);
     }
 
     /* Where an item stands, in CSS pixels of the plot. */
