@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import need
+from conftest import need, wait_for
 from nights import AUDITED, a_long_night, a_night, tried
 
 from nightlab.dashboard import morning
@@ -306,7 +306,7 @@ class Opened:
         self.page.on("console", lambda message: self.wrong.append(message.text))
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self.page.goto(file.as_uri())
-        self.page.wait_for_function("document.querySelectorAll('.chart-plot canvas').length == 2")
+        self.page.locator(".chart-plot canvas").nth(1).wait_for()  # a function to wait for would be an eval: forbidden
 
     def ink(self) -> int:
         """How many different colours are on the chart's canvas."""
@@ -368,5 +368,5 @@ def test_the_chart_changes_its_colours_with_the_system(chromium: Any, file: Path
 
     opened.page.emulate_media(color_scheme="dark")
 
-    opened.page.wait_for_function(f"{picture} != {json.dumps(light)}")
+    wait_for(lambda: opened.page.evaluate(picture) != light)
     opened.page.close()
