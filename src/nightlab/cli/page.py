@@ -15,8 +15,8 @@ from nightlab.cli.base import Json, app, place_of, print_json
 @app.command()
 def web(
     host: Annotated[
-        str, typer.Option(help="The address to listen on; any but this machine's own asks for a token.")
-    ] = ("127.0.0.1"),
+        str, typer.Option(help="Where to listen; any but this machine's own asks for a token.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0: any free one.")] = 8642,
     private: Annotated[
         bool, typer.Option("--private", help="Ask for the token here too: others have accounts on this machine.")

@@ -102,11 +102,16 @@ def _log(place: Place, ledger: Ledger, number: int) -> dict[str, Any]:
     for run in reversed(runs):
         text = _tail(place.home / "runs" / str(run["id"]) / "log")
         if text is not None:
-            return {"text": text, "run": run["id"], "is_live": is_live}
+            return {"text": _lines(text), "run": run["id"], "is_live": is_live}
         told = (ledger.find("ran", run["id"]) or {}).get("tail")
         if told:
-            return {"text": str(told)[-_TAIL:], "run": run["id"], "is_live": is_live}
+            return {"text": _lines(str(told)[-_TAIL:]), "run": run["id"], "is_live": is_live}
     return {"text": "", "run": None, "is_live": is_live}
+
+
+def _lines(text: str) -> str:
+    """A log whose progress bars, which go back to the start of their line, stand one below the other."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _tail(path: Path) -> str | None:

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,8 +22,8 @@ from nightlab.ledger import SCHEMA_VERSION
 PAGE = 50
 """Experiments on one page of a list."""
 _LARGEST = 2**63 - 1
-_ROW = """id, parent, status, grade, hypothesis, value, stderr, gain, z, runs, seconds, proposer, reason, "commit", tree,
-complexity"""
+_ROW = """id, parent, status, grade, hypothesis, value, stderr, gain, z, runs, seconds, proposer, reason, "commit",
+tree, complexity"""
 _SHORT_ROW = """id, parent, status, grade, substr(hypothesis, 1, 1200) AS hypothesis, value, stderr, gain, z, runs,
 seconds, proposer, substr(reason, 1, 600) AS reason"""
 
@@ -142,7 +143,7 @@ def pace(db: sqlite3.Connection) -> dict[str, float | None]:
         "SELECT at FROM events WHERE kind IN ('decided', 'rejected') AND seq > "
         "(SELECT coalesce(max(seq), 0) FROM events WHERE kind = 'began') ORDER BY seq DESC LIMIT 21"
     ).fetchall()
-    steps = [later[0] - earlier[0] for later, earlier in zip(moments, moments[1:], strict=False)]
+    steps = [later[0] - earlier[0] for later, earlier in pairwise(moments)]
     return {"run": median(times) if times else None, "experiment": median(steps) if steps else None}
 
 
@@ -166,8 +167,8 @@ def kept_line(
     """The line from the incumbent back to the baseline, newest first, and whether it goes on."""
     rows = db.execute(
         "WITH RECURSIVE line(id, depth) AS (SELECT id, 0 FROM (SELECT id FROM experiments WHERE status = 'kept' "
-        "ORDER BY decided DESC LIMIT 1) UNION SELECT e.parent, depth + 1 FROM line JOIN experiments e ON e.id = line.id "
-        "WHERE e.parent IS NOT NULL AND depth < 100000) "
+        "ORDER BY decided DESC LIMIT 1) UNION SELECT e.parent, depth + 1 FROM line "
+        "JOIN experiments e ON e.id = line.id WHERE e.parent IS NOT NULL AND depth < 100000) "
         f"SELECT {_SHORT_ROW} FROM experiments JOIN line USING (id) WHERE :before IS NULL OR id < :before "
         "ORDER BY depth LIMIT :most",
         {"before": before, "most": most + 1},

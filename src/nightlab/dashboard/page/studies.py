@@ -75,7 +75,7 @@ def gain(facts: dict[str, Any]) -> dict[str, float] | None:
 
 def audited(facts: dict[str, Any]) -> dict[str, Any] | None:
     """The audited gain, as the report says it: sealed and held is E3."""
-    found = facts["audited"]
+    found: dict[str, Any] | None = facts["audited"]
     if not found or "gain" not in found:
         return None
     is_held, is_sealed = found["low"] > 0, bool(found.get("sealed"))

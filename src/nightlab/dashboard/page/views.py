@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from sse_starlette.sse import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -23,12 +23,12 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from nightlab import __version__, control
-from nightlab.dashboard import chart
+from nightlab.dashboard import chart, morning
 from nightlab.dashboard.page import events, readings, studies
 from nightlab.dashboard.page.detail import experiment_page, log_page
 from nightlab.dashboard.page.guard import Access
 from nightlab.dashboard.page.readings import Filter
-from nightlab.dashboard.page.words import FILTERS, GRADES
+from nightlab.dashboard.page.words import FILTERS, GRADES, visible
 from nightlab.errors import BadLedger, BadTask, NightlabError, NotFound, StudyBusy, StudyStuck
 from nightlab.place import MAIN, Place
 from nightlab.place import studies as names_of
@@ -41,7 +41,6 @@ FILES = {
     "page.js": "text/javascript",
     "chart.css": "text/css",
     "chart.js": "text/javascript",
-    "htmx.min.js": "text/javascript",
     "uPlot.iife.min.js": "text/javascript",
     "uPlot.min.css": "text/css",
 }
@@ -70,7 +69,12 @@ class Page:
         self._watches: dict[str, events.Watch] = {}
         self._charts: dict[tuple[str, str], tuple[int, bytes]] = {}
         self._words = Environment(
-            loader=PackageLoader("nightlab.dashboard.page"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+            loader=PackageLoader("nightlab.dashboard.page"),
+            autoescape=True,
+            finalize=visible,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
         )
         self._words.filters.update(FILTERS)
         self._words.globals.update(
@@ -94,7 +98,7 @@ class Page:
             ("/s/{study}/experiments.json", self.experiments_json),
             ("/s/{study}/progress.json", self.progress_json),
             ("/s/{study}/frontier.json", self.frontier_json),
-            ("/s/{study}/events", self.events),
+            ("/s/{study}/events", self.news),
             ("/static/{name}", static),
         ]
         asked = Route("/s/{study}/control/{verb}", self.ask, methods=["POST"])
@@ -145,13 +149,9 @@ class Page:
         return self.show("overview.html", request, place, seen=seen, **self._listing(place, _filter(request)))
 
     def experiments(self, request: Request) -> Response:
-        """The table of experiments, filtered and paged by the address; only the table where htmx asks."""
+        """The table of experiments, filtered and paged by the address."""
         place = self.place(request)
-        listing = self._listing(place, _filter(request))
-        if "hx-request" in request.headers:
-            words = self._words.get_template("_table.html").render(base=f"/s/{place.name}", **listing)
-            return HTMLResponse(words, headers=_FRESH)
-        return self.show("experiments.html", request, place, **listing)
+        return self.show("experiments.html", request, place, **self._listing(place, _filter(request)))
 
     def _listing(self, place: Place, wanted: Filter) -> dict[str, Any]:
         if not place.ledger.exists():
@@ -238,8 +238,6 @@ class Page:
 
     def report(self, request: Request) -> Response:
         """The report, as the file that opens from disk has it."""
-        from nightlab.dashboard import morning
-
         place = self.place(request)
         with closing(place.read()) as ledger:
             return HTMLResponse(morning.html(ledger, name=place.name, is_running=place.holder() is not None))
@@ -279,7 +277,7 @@ class Page:
 
     # What is new
 
-    async def events(self, request: Request) -> Response:
+    async def news(self, request: Request) -> Response:
         """What is new, as it happens."""
         place = await run_in_threadpool(self.place, request)
         said = request.headers.get("last-event-id") or request.query_params.get("since", "")
@@ -312,7 +310,7 @@ class Page:
 
     def _parts(self, place: Place) -> dict[str, str]:
         seen = studies.glance(place)
-        facts = {"seen": seen, "base": f"/s/{place.name}"}
+        facts = {"seen": seen, "base": f"/s/{place.name}", "token": ""}
         head, slots = (self._words.get_template(name).render(**facts) for name in ("_head.html", "_slots.html"))
         told = {"state": seen["state"], "words": seen["words"], "said": studies.told_in_words(seen)}
         counts = {name: seen["facts"][name] for name in _COUNTS} if "facts" in seen else {}
@@ -334,10 +332,9 @@ class Page:
         is_running = await run_in_threadpool(control.ask, place, verb, number=number, text=form.get("text") or None)
         if "application/json" in request.headers.get("accept", ""):
             return _json({"asked": verb, "running": is_running})
-        words = f"{verb}: " + (
-            "the lab takes it up now" if is_running else "the next lab takes it up, by: nightlab run"
-        )
-        if "hx-request" in request.headers:
+        when = "the lab takes it up now" if is_running else "the next lab takes it up: nightlab run"
+        words = f"{verb}: {when}"
+        if _PART in request.headers:
             return HTMLResponse(self._words.get_template("_said.html").render(words=words, is_refused=False))
         back = f"/s/{place.name}/" + ("control" if number is None else f"e/{number}")
         return RedirectResponse(back, 303)
@@ -355,11 +352,13 @@ class Page:
     def _said(self, request: Request, code: int, words: str) -> Response:
         if request.url.path.endswith(".json") or "application/json" in request.headers.get("accept", ""):
             return JSONResponse({"error": words}, code, headers=_FRESH)
-        template = "_said.html" if "hx-request" in request.headers else "error.html"
+        template = "_said.html" if _PART in request.headers else "error.html"
         facts = {"words": words, "code": code, "is_refused": True}
         return HTMLResponse(self._words.get_template(template).render(**facts), code, headers=_FRESH)
 
 
+_PART = "x-nightlab-part"
+"""Sent by our own script, which wants the words alone and not a page around them."""
 _FRESH = {"cache-control": "no-store"}
 _COUNTS = ("experiments", "kept", "discarded", "crashed", "rejected", "running")
 

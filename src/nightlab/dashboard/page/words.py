@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +24,21 @@ MARKS = {
 """Beside the word for a status, for the eye; everything that failed has a cross."""
 GRADES = {"E1": "one run", "E2": "raced", "E3": "audited", "E4": "transferred"}
 _LONGEST = 400
+_HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
+
+
+def visible(value: Any) -> Any:
+    """Text from outside as it really reads: what is no letter, or turns the order of letters around, is a picture.
+
+    Escaping is the templates' own; this is for what markup does not see.
+    """
+    return value if type(value) is not str or value.isprintable() else _HIDDEN.sub(_picture, value)
+
+
+def _picture(found: re.Match[str]) -> str:
+    """A control character as Unicode pictures it; any other hidden one as the sign for what cannot be shown."""
+    code = ord(found[0])
+    return chr(0x2400 + code) if code < 0x20 else "�"
 
 
 def mark(status: str) -> str:

@@ -8,7 +8,7 @@ Rows are keyed by their experiment: one that comes again takes the place of the 
   const byId = (id) => document.getElementById(id);
   const skew = Date.now() / 1000 - Number(body.dataset.now);
   const MOST = 50;
-  let source = null, last = null, chart = null, drawing = 0, tabling = 0;
+  let source = null, last = null, chart = null, drawing = 0, tabling = 0, saying = 0;
 
   /* Markup comes from our own server only, with all words in it escaped. */
   const parsed = (html) => {
@@ -17,17 +17,30 @@ Rows are keyed by their experiment: one that comes again takes the place of the 
     return holder.content;
   };
 
+  function focusIn(place) {
+    const focus = place.contains(document.activeElement) ? document.activeElement : null;
+    return focus ? [focus.id, focus.getAttribute("href")] : [null, null];
+  }
+
   function put(id, html) {
     const place = byId(id);
     if (!place || place.dataset.html === html) return;
-    const focus = document.activeElement && place.contains(document.activeElement) ? document.activeElement : null;
-    const href = focus && focus.getAttribute("href"), name = focus && focus.id;
+    const [name, href] = focusIn(place);
     place.replaceChildren(parsed(html));
     place.dataset.html = html;
-    if (window.htmx) window.htmx.process(place);
-    if (!focus) return;
-    const again = (name && byId(name)) || (href && place.querySelector(`a[href="${CSS.escape(href)}"]`)) || place.querySelector("button, a");
-    if (again) again.focus({ preventScroll: true });
+    refocus(place, name, href);
+  }
+
+  /* The focus stays where it was, on what has taken its place. */
+  function refocus(place, name, href) {
+    if (!name && !href) return;
+    const there = (name && byId(name)) || (href && place.querySelector(`a[href="${CSS.escape(href)}"]`)) || place.querySelector("button, a");
+    if (there) there.focus({ preventScroll: true });
+  }
+
+  async function pageAt(address) {
+    const answer = await fetch(address, { headers: { accept: "text/html" } }).catch(() => null);
+    return answer && answer.ok ? new DOMParser().parseFromString(await answer.text(), "text/html") : null;
   }
 
   function onRow(event) {
@@ -74,25 +87,52 @@ Rows are keyed by their experiment: one that comes again takes the place of the 
   /* The server was started anew: its token is another one. */
   async function renew(boot) {
     body.dataset.boot = boot;
-    const answer = await fetch(window.location.href, { headers: { accept: "text/html" } }).catch(() => null);
-    if (!answer || !answer.ok) return;
-    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-    const headers = page.body.getAttribute("hx-headers");
-    if (!headers) return;
-    body.setAttribute("hx-headers", headers);
-    for (const field of document.querySelectorAll('input[name="token"]')) field.value = JSON.parse(headers)["X-Nightlab-Token"];
+    const page = await pageAt(window.location.href);
+    if (!page || !page.body.dataset.token) return;
+    body.dataset.token = page.body.dataset.token;
+    for (const field of document.querySelectorAll('input[name="token"]')) field.value = body.dataset.token;
   }
 
-  /* Part of the page anew, from its own address. */
-  async function again(selector) {
-    const answer = await fetch(window.location.href, { headers: { accept: "text/html" } }).catch(() => null);
-    if (!answer || !answer.ok) return;
-    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-    const here = document.querySelector(selector), there = page.querySelector(selector);
-    if (!here || !there) return;
-    if (here.contains(document.activeElement) && document.activeElement.matches("input, textarea")) return;
+  /* Part of the page anew, from its own address; not while somebody writes in it. */
+  async function again(selector, address = window.location.href) {
+    const page = await pageAt(address);
+    const here = document.querySelector(selector), there = page && page.querySelector(selector);
+    if (!here || !there || here.outerHTML === there.outerHTML) return;
+    if ([...here.querySelectorAll("textarea, input[type=search]")].some((one) => one.value !== one.defaultValue)) return;
+    const open = [...here.querySelectorAll("details")].map((one) => one.open);
+    const [name, href] = focusIn(here);
     here.replaceWith(there);
-    if (window.htmx) window.htmx.process(there);
+    there.querySelectorAll("details").forEach((one, n) => { one.open = one.open || open[n]; });
+    refocus(there, name, href);
+  }
+
+  /* A form that asks something of the lab: sent without leaving the page, and the answer said at its foot. */
+  async function ask(form) {
+    const fields = new URLSearchParams(new FormData(form));
+    fields.set("token", body.dataset.token);
+    const buttons = form.querySelectorAll("button");
+    buttons.forEach((one) => one.setAttribute("aria-disabled", "true"));
+    const answer = await fetch(form.action, { method: "POST", body: fields, headers: { "x-nightlab-part": "1" } }).catch(() => null);
+    buttons.forEach((one) => one.removeAttribute("aria-disabled"));
+    say(answer ? await answer.text() : null);
+    if (!answer || !answer.ok) return;
+    if (form.matches("[data-clears]")) form.reset();
+    for (const delay of [0, 700, 2000]) window.setTimeout(() => ["#wishes", "#notes"].forEach((one) => byId(one.slice(1)) && again(one)), delay);
+  }
+
+  function say(html) {
+    const place = byId("said");
+    if (html === null) place.replaceChildren(parsed('<p class="refused">The page’s server does not answer; try again.</p>'));
+    else place.replaceChildren(parsed(html));
+    window.clearTimeout(saying);
+    saying = window.setTimeout(() => place.replaceChildren(), 12000);
+  }
+
+  /* What is asked for anew as long as it says so: a log that is being written, the list of studies. */
+  async function poll() {
+    const place = document.querySelector("[data-poll]");
+    if (place && !document.hidden) await again(`#${place.id}`, place.dataset.poll);
+    window.setTimeout(poll, 1000 * Number((place && place.dataset.every) || 1));
   }
 
   function tabulate() {
@@ -102,7 +142,7 @@ Rows are keyed by their experiment: one that comes again takes the place of the 
 
   function draw() {
     const place = byId("chart");
-    if (!place || !window.nightlabChart || drawing) return;
+    if (!place || !window.nightlabChart || drawing || place.closest("[hidden]")) return;
     drawing = window.setTimeout(async () => {
       const answer = await fetch(place.dataset.src).catch(() => null);
       drawing = 0;
@@ -150,10 +190,13 @@ Rows are keyed by their experiment: one that comes again takes the place of the 
   document.addEventListener("visibilitychange", () => (document.hidden ? hush() : listen()));
   window.addEventListener("pagehide", hush);
   window.addEventListener("pageshow", listen);
-  document.addEventListener("htmx:afterRequest", (event) => {
-    if (event.detail.successful && event.detail.elt.matches("form[data-clears]")) event.detail.elt.reset();
+  document.addEventListener("submit", (event) => {
+    if (!event.target.matches("form[data-ask]")) return;
+    event.preventDefault();
+    ask(event.target);
   });
   window.setInterval(tick, 1000);
   draw();
   listen();
+  poll();
 })();
