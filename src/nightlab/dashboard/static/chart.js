@@ -157,12 +157,13 @@ words of experiments are set as text, never as markup. The arrow keys read the p
 
   const overlap = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
 
-  /* Names the kept changes: the first, the last and the largest gains; one that finds no room stays without. */
-  function labels(ctx, chosen, frame, at, px, tint, isLower) {
+  /* Names the marked points: the first, the last and the largest gains. A name stands clear of the line and of all
+  points if it can, else clear of the other names; one that finds no room stays away. */
+  function labels(ctx, chosen, frame, at, px, tint, isLower, around) {
     const most = Math.max(3, Math.floor(frame.width / px / 70));
     const letters = frame.width / px < 520 ? 22 : 38;
     const line = 12 * px;
-    const taken = chosen.map((one) => { const [x, y] = at(one); return [x - line / 2, y - line / 2, x + line / 2, y + line / 2]; });
+    const taken = chosen.map((one) => square(at(one), line / 2));
     const order = [chosen[0], chosen[chosen.length - 1]];
     order.push(...chosen.slice(1, -1).sort((a, b) => (b.gain || 0) - (a.gain || 0)));
     ctx.font = `${11 * px}px ${FACE}`;
@@ -171,23 +172,45 @@ words of experiments are set as text, never as markup. The arrow keys read the p
     ctx.lineJoin = "round";
     for (const item of [...new Set(order)].slice(0, most)) {
       const text = short(item.hypothesis, letters) + (item.grade ? ` ${item.grade}` : "");
-      const width = ctx.measureText(text).width;
       const [x, y] = at(item);
-      for (const [dx, dy] of spots(width / px, isLower)) {
-        const [left, middle] = [x + dx * px, y + dy * px];
-        const box = [left - 2 * px, middle - line / 2 - px, left + width + 2 * px, middle + line / 2 + px];
-        const fits = box[0] > frame.left && box[2] < frame.left + frame.width && box[1] > frame.top && box[3] < frame.top + frame.height - 13 * px;
-        if (!fits || taken.some((other) => overlap(box, other))) continue;
-        taken.push(box);
-        if (Math.abs(dy) > 20) leader(ctx, x, y, dx < 0 ? left + width : left, middle, px, tint);
-        ctx.strokeStyle = tint.ground;
-        ctx.lineWidth = 3.5 * px;
-        ctx.strokeText(text, left, middle);
-        ctx.fillStyle = tint.ink;
-        ctx.fillText(text, left, middle);
-        break;
-      }
+      const size = [ctx.measureText(text).width, line];
+      const spot = clear([x, y], size, frame, px, isLower, [...taken, ...around]) || clear([x, y], size, frame, px, isLower, taken);
+      if (!spot) continue;
+      const [left, middle, box] = spot;
+      taken.push(box);
+      if (Math.abs(middle - y) > 20 * px) leader(ctx, x, y, left < x - 6 * px ? box[2] : left, middle, px, tint);
+      ctx.strokeStyle = tint.ground;
+      ctx.lineWidth = 3.5 * px;
+      ctx.strokeText(text, left, middle);
+      ctx.fillStyle = tint.ink;
+      ctx.fillText(text, left, middle);
     }
+  }
+
+  const square = ([x, y], half) => [x - half, y - half, x + half, y + half];
+
+  /* The first spot near a point whose box is inside the frame and overlaps nothing; none: undefined. */
+  function clear([x, y], [width, line], frame, px, isLower, others) {
+    const [right, foot] = [frame.left + frame.width, frame.top + frame.height - 13 * px];
+    for (const [dx, dy] of spots(width / px, isLower)) {
+      const [left, middle] = [x + dx * px, y + dy * px];
+      const box = [left - 2 * px, middle - line / 2 - px, left + width + 2 * px, middle + line / 2 + px];
+      const fits = box[0] > frame.left && box[2] < right && box[1] > frame.top && box[3] < foot;
+      if (fits && !others.some((other) => overlap(box, other))) return [left, middle, box];
+    }
+    return undefined;
+  }
+
+  /* What a name should stand clear of: every other point, and the line, piece by piece. */
+  function obstacles(data, items, toX, toY, px) {
+    const points = items.filter((one) => !one.isBest && one.y !== null).map((one) => square([toX(one.x), toY(one.y)], 4 * px));
+    const path = data.kind === "frontier" ? data.front.map((one) => [one.complexity, one.value]) : [...data.best];
+    if (data.kind !== "frontier" && path.length) path.push([data.decided - 1, path[path.length - 1][1]]);
+    const line = path.slice(1).flatMap(([place, value], n) => {
+      const [x0, y0, x1, y1] = [toX(path[n][0]), toY(path[n][1]), toX(place), toY(value)];
+      return [[x0, y0 - px, x1, y0 + px], [x1 - px, Math.min(y0, y1), x1 + px, Math.max(y0, y1)]];
+    });
+    return [...points, ...line];
   }
 
   function leader(ctx, x, y, toX, toY, px, tint) {
@@ -220,7 +243,9 @@ words of experiments are set as text, never as markup. The arrow keys read the p
     for (const one of best) errorBar(ctx, one, toX, toY, px, tint);
     for (const one of best) mark(ctx, one.status, true, toX(one.x), toY(one.y), px, tint);
     const inside = best.filter((one) => one.x >= u.scales.x.min && one.x <= u.scales.x.max);
-    if (inside.length) labels(ctx, inside, bbox, (one) => [toX(one.x), toY(one.y)], px, tint, data.direction !== "higher");
+    const at = (one) => [toX(one.x), toY(one.y)];
+    const around = obstacles(data, items, toX, toY, px);
+    if (inside.length) labels(ctx, inside, bbox, at, px, tint, data.direction !== "higher", around);
     ctx.restore();
   }
 
