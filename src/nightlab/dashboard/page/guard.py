@@ -77,7 +77,9 @@ class Guard:
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         answer = self.refusal(scope) or self.app
@@ -125,12 +127,12 @@ def foreign(headers: Headers) -> str | None:
         return "a write has to say where it comes from; send the Origin header of this page"
     if site is not None and site != "same-origin":
         return f"this write comes from another site (Sec-Fetch-Site: {site[:20]}); write from the page itself"
-    if origin is not None and (urlsplit_or_none(origin) or "") != host:
+    if origin is not None and (_netloc(origin) or "") != host:
         return "this write comes from another origin; write from the page itself"
     return None
 
 
-def urlsplit_or_none(origin: str) -> str | None:
+def _netloc(origin: str) -> str | None:
     """The host and port of an origin; None where it is none."""
     try:
         parts = urlsplit(origin)

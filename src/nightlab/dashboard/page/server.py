@@ -31,18 +31,14 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def application(page: Page) -> Starlette:
-    """The page behind its guard."""
+def application(page: Page) -> Guard:
+    """The page behind its guard, which is the outermost: also what goes wrong goes out by it."""
     app = Starlette(
         routes=page.routes(),
         exception_handlers=page.refusals(),
-        middleware=[
-            Middleware(Guard, access=page.access),
-            Middleware(GZipMiddleware, minimum_size=800, compresslevel=6),
-        ],
+        middleware=[Middleware(GZipMiddleware, minimum_size=800, compresslevel=6)],
     )
-    app.router.redirect_slashes = True
-    return app
+    return Guard(app, page.access)
 
 
 def server(root: Path, access: Access) -> Server:

@@ -23,9 +23,12 @@ STATES = {
 }
 
 
-def unbegun(place: Place) -> dict[str, Any]:
-    """A study of which there is no ledger yet, or nothing in it."""
-    return {"study": place.name, "state": "unbegun", "words": STATES["unbegun"], "seq": -1, "now": time.time()}
+def unbegun(place: Place, seq: int = -1) -> dict[str, Any]:
+    """A study of which there is no ledger yet, or nothing in it; with the same keys as one that has begun."""
+    nothing: dict[str, Any] = dict.fromkeys(("facts", "gain", "audited", "session", "stopped"))
+    nothing |= {"slots": [], "thoughts": [], "proposers": [], "left_over": 0, "pace": {"run": None, "experiment": None}}
+    state = {"study": place.name, "state": "unbegun", "words": STATES["unbegun"], "seq": seq, "now": time.time()}
+    return state | nothing
 
 
 def glance(place: Place) -> dict[str, Any]:
@@ -44,7 +47,7 @@ def glance(place: Place) -> dict[str, Any]:
         proposers = [one for one in ledger.proposers() if one["proposer"] != LAB]
     state = "idle" if holder is None else "paused" if is_paused else "running"
     if facts["metric"] is None and holder is None:
-        return unbegun(place) | {"seq": seq}
+        return unbegun(place, seq)
     return {
         "study": place.name,
         "state": state,

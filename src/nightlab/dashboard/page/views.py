@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import cache
+from html import unescape
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -30,6 +31,7 @@ from nightlab.dashboard.page.guard import Access
 from nightlab.dashboard.page.readings import Filter
 from nightlab.dashboard.page.words import FILTERS, GRADES, visible
 from nightlab.errors import BadLedger, BadTask, NightlabError, NotFound, StudyBusy, StudyStuck
+from nightlab.ledger import Ledger
 from nightlab.place import MAIN, Place
 from nightlab.place import studies as names_of
 from nightlab.simplicity import dominating
@@ -67,7 +69,7 @@ class Page:
         self.root, self.access = root, access
         self.boot = secrets.token_hex(4)
         self._watches: dict[str, events.Watch] = {}
-        self._charts: dict[tuple[str, str], tuple[int, bytes]] = {}
+        self._reckoned: dict[tuple[str, str], tuple[object, str]] = {}
         self._words = Environment(
             loader=PackageLoader("nightlab.dashboard.page"),
             autoescape=True,
@@ -237,10 +239,12 @@ class Page:
         return self.show("control.html", request, place, seen=seen, wishes=wishes, settings=settings)
 
     def report(self, request: Request) -> Response:
-        """The report, as the file that opens from disk has it."""
+        """The report, as the file that opens from disk has it; it names its own scripts by their hashes."""
         place = self.place(request)
-        with closing(place.read()) as ledger:
-            return HTMLResponse(morning.html(ledger, name=place.name, is_running=place.holder() is not None))
+        body = self._once(place, "report", lambda ledger: _report(place, ledger))
+        policy = re.search(r'Content-Security-Policy" content="([^"]*)"', body)
+        more = {"content-security-policy": f"{unescape(policy[1])}; frame-ancestors 'none'"} if policy else {}
+        return HTMLResponse(body, headers=_FRESH | more)
 
     # As JSON
 
@@ -258,22 +262,25 @@ class Page:
 
     def progress_json(self, request: Request) -> Response:
         """The points of the progress chart."""
-        return self._chart(self.place(request), "progress")
+        return self._chart(self.place(request), chart.progress)
 
     def frontier_json(self, request: Request) -> Response:
         """The points of the frontier chart."""
-        return self._chart(self.place(request), "frontier")
+        return self._chart(self.place(request), chart.frontier)
 
-    def _chart(self, place: Place, kind: str) -> Response:
-        """Reckoned once for all pages, until something happens."""
-        with closing(place.read()) as ledger:
-            seq = ledger.last_seq()
-            before, body = self._charts.get((place.name, kind), (-1, b""))
-            if before != seq:
-                points = (chart.progress if kind == "progress" else chart.frontier)(ledger, most=_POINTS)
-                body = json.dumps(points).encode()
-                self._charts[place.name, kind] = (seq, body)
+    def _chart(self, place: Place, kind: Callable[..., dict[str, Any]]) -> Response:
+        body = self._once(place, kind.__name__, lambda ledger: json.dumps(kind(ledger, most=_POINTS)))
         return Response(body, media_type="application/json", headers=_FRESH)
+
+    def _once(self, place: Place, name: str, reckon: Callable[[Ledger], str]) -> str:
+        """What takes a while is reckoned once for all pages, until something happens."""
+        with closing(place.read()) as ledger:
+            mark = (ledger.last_seq(), place.holder())
+            before, body = self._reckoned.get((place.name, name), (None, ""))
+            if before != mark:
+                body = reckon(ledger)
+                self._reckoned[place.name, name] = (mark, body)
+        return body
 
     # What is new
 
@@ -313,10 +320,10 @@ class Page:
         facts = {"seen": seen, "base": f"/s/{place.name}", "token": ""}
         head, slots = (self._words.get_template(name).render(**facts) for name in ("_head.html", "_slots.html"))
         told = {"state": seen["state"], "words": seen["words"], "said": studies.told_in_words(seen)}
-        counts = {name: seen["facts"][name] for name in _COUNTS} if "facts" in seen else {}
+        counts = {name: seen["facts"][name] for name in _COUNTS} if seen["facts"] else {}
         return {
             "summary": events.told(**told, counts=counts, boot=self.boot, html=head),
-            "slots": events.told(busy=len(seen.get("slots", [])), html=slots),
+            "slots": events.told(busy=len(seen["slots"]), html=slots),
         }
 
     # Wishes
@@ -384,6 +391,13 @@ def _file(name: str) -> tuple[bytes, bytes, str]:
 
     plain = (STATIC / name).read_bytes()
     return plain, gzip.compress(plain, 9, mtime=0), f'"{hashlib.blake2b(plain, digest_size=8).hexdigest()}"'
+
+
+def _report(place: Place, ledger: Ledger) -> str:
+    """Raises NotFound before there is anything to report."""
+    if ledger.first() is None:
+        raise NotFound(f"study {place.name} has measured nothing yet, so there is no report; look again in a while")
+    return morning.html(ledger, name=place.name, is_running=place.holder() is not None)
 
 
 def _front(db: Any, sign: float) -> list[dict[str, Any]]:
