@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from math import sqrt
 from typing import Any, NamedTuple
 
 from nightlab.ledger import Ledger
 from nightlab.readings import noise
-from nightlab.simplicity import dominating
 from nightlab.stats import spread
 from nightlab.values import Direction, Status, improvement
 
 MOST = 1_000
 """Points of a chart: more than this a screen cannot show."""
-_MOST_KEPT = 200
-_LONGEST = 140  # letters of a hypothesis: a label, not the whole of it
+_MOST_KEPT = 100
+_MOST_FAILED = 200
+_LONGEST = 141  # letters of a hypothesis, the last of them to tell that there are more
 _TWO_SIDED = 1.96  # standard errors to either side of a value: 95 %
 _FAILED = (Status.CRASHED, Status.TIMEOUT, Status.INVALID)
 _DECIDED = """
@@ -45,8 +45,8 @@ class _Point(NamedTuple):
 def progress(ledger: Ledger, *, most: int = MOST) -> dict[str, Any]:
     """Every experiment in the order decided: the kept with their words, the running best, the failures.
 
-    Of the others at most so many points, the best and the worst of each stretch; `left_out` says how many are not
-    there. The y range is the span that matters, so that one exploded run does not flatten all others.
+    Of the others at most so many points, the best and the worst of each stretch among them; `left_out` says how many
+    are not there. The y range is the span that matters, so that one exploded run does not flatten all others.
     """
     with closing(_connection(ledger)) as db:
         points = [_Point(place, *row) for place, row in enumerate(db.execute(_DECIDED))]
@@ -55,7 +55,7 @@ def progress(ledger: Ledger, *, most: int = MOST) -> dict[str, Any]:
         kept = [one for one in measured if one.status == Status.KEPT]
         lost = [one for one in measured if one.status != Status.KEPT]
         failed = [one for one in points if one.status in _FAILED]
-        shown, marks, named = _thinned(lost, most), failed[:: 1 + len(failed) // most], _named(kept)
+        shown, marks, named = _thinned(lost, most), failed[:: 1 + len(failed) // _MOST_FAILED], _named(kept)
         steps = _thinned(kept, most)
         return {
             "kind": "progress",
@@ -84,10 +84,8 @@ def frontier(ledger: Ledger, *, most: int = MOST) -> dict[str, Any]:
         rows = db.execute(_MEASURED, (_LONGEST,)).fetchall()
     names = ("id", "hypothesis", "grade", "status", "value", "complexity", "peak_mb", "seconds")
     seen = [dict(zip(names, row, strict=True)) for row in rows]
-    front = set(
-        dominating({one["id"]: (-improvement(direction, one["value"], 0.0), one["complexity"]) for one in seen})
-    )
-    best = [one for one in seen if one["id"] in front]
+    front = _front(seen, direction)
+    best = [one | {"hypothesis": _label(one["hypothesis"])} for one in seen if one["id"] in front]
     others = [one for one in seen if one["id"] not in front]
     shown = others[:: 1 + len(others) // most]
     return {
@@ -100,6 +98,17 @@ def frontier(ledger: Ledger, *, most: int = MOST) -> dict[str, Any]:
         "y": _span([one["value"] for one in seen], [one["value"] for one in best], None),
         "x": _span([one["complexity"] for one in seen], [one["complexity"] for one in best], None),
     }
+
+
+def _front(seen: Sequence[Mapping[str, Any]], direction: Direction) -> set[int]:
+    """Who is better than everybody who has as little to read: one sweep from the simplest on."""
+    front: set[int] = set()
+    best: float | None = None
+    for one in sorted(seen, key=lambda one: (one["complexity"], -improvement(direction, one["value"], 0.0), one["id"])):
+        if best is None or improvement(direction, one["value"], best) > 0:
+            best = one["value"]
+            front.add(one["id"])
+    return front
 
 
 def _connection(ledger: Ledger) -> sqlite3.Connection:
@@ -119,15 +128,16 @@ def _sigma(ledger: Ledger) -> float | None:
 
 
 def _thinned(points: Sequence[_Point], most: int) -> list[_Point]:
-    """At most so many points: the lowest and the highest of each stretch, so that no extreme is lost."""
+    """At most so many points: of each stretch the lowest and the highest, so that no extreme is lost, and two more
+    that nobody picked, so that one sees where most lie."""
     if len(points) <= most:
         return list(points)
-    stretches = max(1, most // 2)
+    stretches = max(1, most // 4)
     chosen: set[_Point] = set()
     for number in range(stretches):
         stretch = points[number * len(points) // stretches : (number + 1) * len(points) // stretches]
         ranked = sorted(stretch, key=lambda one: one.value or 0.0)
-        chosen |= {ranked[0], ranked[-1]}
+        chosen |= {ranked[0], ranked[-1], stretch[0], stretch[len(stretch) // 2]}
     return sorted(chosen)
 
 
@@ -151,10 +161,15 @@ def _told(db: sqlite3.Connection, kept: Sequence[_Point], sigma: float | None) -
             "low": None if bar is None or value is None else value - bar,
             "high": None if bar is None or value is None else value + bar,
             "gain": gain,
-            "hypothesis": " ".join(hypothesis.split()),
+            "hypothesis": _label(hypothesis),
             "grade": grade,
             "proposer": proposer,
         }
+
+
+def _label(hypothesis: str) -> str:
+    line = " ".join(hypothesis.split())
+    return line if len(line) < _LONGEST else line[: _LONGEST - 2] + "…"
 
 
 def _span(values: Sequence[float], best: Sequence[float], sigma: float | None) -> list[float] | None:

@@ -46,8 +46,8 @@ words of experiments are set as text, never as markup. The arrow keys read the p
   }
 
   /* Marks: a shape for each state. Sizes in CSS pixels, `px` canvas pixels each. */
-  function mark(ctx, status, isBest, x, y, px, tint) {
-    const circle = (radius) => { ctx.beginPath(); ctx.arc(x, y, radius * px, 0, 2 * Math.PI); };
+  function mark(ctx, status, isBest, x, y, px, tint, size = 1) {
+    const circle = (radius) => { ctx.beginPath(); ctx.arc(x, y, radius * size * px, 0, 2 * Math.PI); };
     ctx.lineWidth = 1.25 * px;
     if (FAILED.has(status)) {
       const arm = 3.5 * px;
@@ -59,10 +59,8 @@ words of experiments are set as text, never as markup. The arrow keys read the p
       ctx.stroke();
     } else if (isBest) {
       ctx.fillStyle = tint.best;
-      ctx.strokeStyle = tint.ground;
-      ctx.lineWidth = 1.5 * px;
-      circle(5);
-      ctx.fill(); ctx.stroke();
+      circle(4.5);
+      ctx.fill();
     } else if (GONE.has(status)) {
       const arm = 4.5 * px;
       ctx.strokeStyle = tint.failed;
@@ -78,6 +76,14 @@ words of experiments are set as text, never as markup. The arrow keys read the p
       circle(2.75);
       ctx.stroke();
     }
+  }
+
+  /* The ground around a disc, so that it stands out from the line; all of them before any disc. */
+  function halo(ctx, x, y, radius, tint) {
+    ctx.fillStyle = tint.ground;
+    ctx.beginPath();
+    ctx.arc(x, y, radius, 0, 2 * Math.PI);
+    ctx.fill();
   }
 
   /* What lies beyond the frame is shown at its edge, as an arrow head that points there. */
@@ -221,6 +227,16 @@ words of experiments are set as text, never as markup. The arrow keys read the p
     ctx.stroke();
   }
 
+  /* Marks in a row at an edge stand so far apart at least; where many are, one speaks for its neighbours. */
+  function spaced(least) {
+    const last = {};
+    return (row, x) => {
+      if (row in last && x - last[row] < least) return false;
+      last[row] = x;
+      return true;
+    };
+  }
+
   function draw(u, data, items, tint) {
     const { ctx, bbox } = u, px = uPlot.pxRatio;
     const toX = (value) => u.valToPos(value, "x", true), toY = (value) => u.valToPos(value, "y", true);
@@ -233,15 +249,20 @@ words of experiments are set as text, never as markup. The arrow keys read the p
     ctx.clip();
     if (data.kind === "frontier") front(ctx, data, toX, toY, px, tint);
     else runningBest(ctx, data, toX, toY, px, tint);
+    const shown = items.filter((one) => one.x >= u.scales.x.min && one.x <= u.scales.x.max).length;
+    const size = Math.max(0.55, Math.min(1, (2.5 * bbox.width) / px / Math.max(1, shown) / 2));
+    const roomy = spaced(6 * px);
     for (const one of items) {
       if (one.isBest) continue;
-      if (one.y === null) mark(ctx, one.status, false, toX(one.x), floor, px, tint);
-      else if (one.y > high) beyond(ctx, toX(one.x), bbox.top + px, true, px, tint);
-      else if (one.y < low) beyond(ctx, toX(one.x), bbox.top + bbox.height - px, false, px, tint);
-      else mark(ctx, one.status, false, toX(one.x), toY(one.y), px, tint);
+      const x = toX(one.x);
+      if (one.y === null) roomy("foot", x) && mark(ctx, one.status, false, x, floor, px, tint);
+      else if (one.y > high) roomy("top", x) && beyond(ctx, x, bbox.top + px, true, px, tint);
+      else if (one.y < low) roomy("below", x) && beyond(ctx, x, bbox.top + bbox.height - px, false, px, tint);
+      else mark(ctx, one.status, false, x, toY(one.y), px, tint, size);
     }
     for (const one of best) errorBar(ctx, one, toX, toY, px, tint);
-    for (const one of best) mark(ctx, one.status, true, toX(one.x), toY(one.y), px, tint);
+    for (const one of best) halo(ctx, toX(one.x), toY(one.y), 5.75 * size * px, tint);
+    for (const one of best) mark(ctx, one.status, true, toX(one.x), toY(one.y), px, tint, size);
     const inside = best.filter((one) => one.x >= u.scales.x.min && one.x <= u.scales.x.max);
     const at = (one) => [toX(one.x), toY(one.y)];
     const around = obstacles(data, items, toX, toY, px);
@@ -297,9 +318,9 @@ words of experiments are set as text, never as markup. The arrow keys read the p
       return u.isZoomed ? [low, high] : [low - room, high + room];
     };
     return {
-      ...size, legend: { show: false }, padding: [10, 12, 0, 0],
+      ...size, legend: { show: false }, padding: [10, 22, 0, 0],
       cursor: { y: false, points: { show: false }, drag: { x: true, y: false, setScale: true }, focus: { prox: -1 } },
-      scales: { x: { time: false, range: span }, y: { range: () => roomy(state.data) } },
+      scales: { x: { time: false, range: span }, y: { range: () => stretched(state.data) } },
       series: [{}, { paths: () => null, points: { show: false } }],
       axes: [
         axis(isFrontier ? "lines to read, more than at the start" : "experiments, in the order decided", {
@@ -316,7 +337,7 @@ words of experiments are set as text, never as markup. The arrow keys read the p
   }
 
   /* Labels stand on the side where no experiment has been, and failures at the foot: both need room. */
-  function roomy({ y: [low, high], direction, kind }) {
+  function stretched({ y: [low, high], direction, kind }) {
     const span = high - low;
     if (kind === "frontier") return [low - 0.12 * span, high + 0.08 * span];
     return direction === "higher" ? [low - 0.08 * span, high + 0.2 * span] : [low - 0.3 * span, high];
@@ -393,8 +414,9 @@ words of experiments are set as text, never as markup. The arrow keys read the p
     fit() {
       if (!this.u) return;
       const size = sizeOf(this.element);
-      if (size.width !== this.u.width || size.height !== this.u.height) this.u.setSize(size);
-      this.point(-1);
+      if (size.width === this.u.width && size.height === this.u.height) return;
+      this.u.setSize(size);
+      this.point(this.at);
     }
 
     /* Where an item stands, in CSS pixels of the plot. */
