@@ -6,6 +6,10 @@ import gzip
 import json
 import re
 import secrets
+import subprocess
+import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -59,6 +63,7 @@ _LONGEST_FORM = 64 * 1024
 _LONGEST_WORD = 200
 _HEARTBEAT = 10
 _SLOW = 15.0  # seconds for which a page may take nothing before it is let go; it comes back by itself
+_LONG = 2_000  # experiments of a night
 _REST = 0.4  # seconds at least between two looks at everything, for all pages
 
 
@@ -69,6 +74,7 @@ class Page:
         self.root, self.access = root, access
         self.boot = secrets.token_hex(4)
         self._watches: dict[str, events.Watch] = {}
+        self._reckoning = threading.Lock()
         self._reckoned: dict[tuple[str, str], tuple[object, str]] = {}
         self._words = Environment(
             loader=PackageLoader("nightlab.dashboard.page"),
@@ -274,7 +280,7 @@ class Page:
 
     def _once(self, place: Place, name: str, reckon: Callable[[Ledger], str]) -> str:
         """What takes a while is reckoned once for all pages, until something happens."""
-        with closing(place.read()) as ledger:
+        with self._reckoning, closing(place.read()) as ledger:
             mark = (ledger.last_seq(), place.holder())
             before, body = self._reckoned.get((place.name, name), (None, ""))
             if before != mark:
@@ -394,10 +400,21 @@ def _file(name: str) -> tuple[bytes, bytes, str]:
 
 
 def _report(place: Place, ledger: Ledger) -> str:
-    """Raises NotFound before there is anything to report."""
+    """The report; of a long night by a process of its own, since it reads every patch, and this one is to stay small.
+
+    Raises NotFound before there is anything to report.
+    """
     if ledger.first() is None:
         raise NotFound(f"study {place.name} has measured nothing yet, so there is no report; look again in a while")
-    return morning.html(ledger, name=place.name, is_running=place.holder() is not None)
+    if ledger.next_number() < _LONG:
+        return morning.html(ledger, name=place.name, is_running=place.holder() is not None)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "report.html"
+        command = [sys.executable, "-m", "nightlab", "-C", str(place.root), "report", "--study", place.name]
+        done = subprocess.run([*command, "-o", str(file)], capture_output=True, text=True)
+        if done.returncode:
+            raise StudyStuck(f"the report could not be written: {done.stderr[-400:] or done.returncode}")
+        return file.read_text(encoding="utf-8")
 
 
 def _front(db: Any, sign: float) -> list[dict[str, Any]]:
