@@ -252,6 +252,9 @@ def _of_chance(told: dict[str, Any]) -> list[str]:
             f"The interval rests on {len(found['seeds'])} seeds a side. It covers the chance of the runs, not that of "
             "having picked this task, this data and this budget."
         )
+    claim = told["claim"]
+    if found and claim and told["is_current"] and claim["gain"] > found["high"]:
+        said.append("The loop's own claim lies above the whole interval: the search flattered itself.")
     good_for = noise_ and noise_["good_for"]
     if good_for and looks["decisions"] > good_for:
         said.append(

@@ -117,6 +117,16 @@ def test_the_number_comes_with_what_it_does_not_say(tmp_path: Path) -> None:
     assert "2 of 2 were decided by one run" in quiet
 
 
+@pytest.mark.parametrize(("high", "is_said"), [(1.2, False), (0.9, True)])
+def test_a_claim_above_the_whole_interval_is_called_flattery(tmp_path: Path, high: float, is_said: bool) -> None:
+    night = a_night(tmp_path / "ledger.sqlite", audited=AUDITED | {"high": high})
+
+    told = told_of(night)
+
+    assert told["claim"]["gain"] == 1.0
+    assert ("flattered itself" in " ".join(told["caveats"])) == is_said
+
+
 def test_no_word_of_an_agent_becomes_markup(hostile: Ledger) -> None:
     text = morning.html(hostile, name="main")
 
@@ -263,13 +273,16 @@ def a_night_in(folder: Path) -> None:
     a_night(folder / ".nightlab" / "ledger.sqlite").close()
 
 
-def test_a_run_leaves_its_report_and_says_where(folder: Path, nightlab: Nightlab) -> None:
-    done = nightlab("run", "--experiments", "1", "--no-audit")
+def test_a_run_leaves_its_report_and_a_picture_and_says_where(folder: Path, nightlab: Nightlab) -> None:
+    pytest.importorskip("matplotlib")
+
+    done = nightlab("run", "--experiments", "7", "--no-audit")  # and the start
 
     page = folder / ".nightlab" / "report.html"
-    assert done.stdout.splitlines()[-1] == f"The report: {page} (beside it report.md)"
+    assert done.stdout.splitlines()[-1] == f"The report: {page} (beside it report.md, progress.svg)"
     assert "Not audited" in page.read_text()
-    assert (folder / ".nightlab" / "report.md").exists()
+    assert page.with_name("report.md").read_text().startswith("# Not audited")
+    assert page.with_name("progress.svg").read_text().startswith("<?xml")
 
 
 def test_a_report_that_cannot_be_left_ends_nothing(folder: Path, nightlab: Nightlab) -> None:
@@ -369,4 +382,34 @@ def test_the_chart_changes_its_colours_with_the_system(chromium: Any, file: Path
     opened.page.emulate_media(color_scheme="dark")
 
     wait_for(lambda: opened.page.evaluate(picture) != light)
+    opened.page.close()
+
+
+def test_a_click_opens_a_point_and_a_drag_does_not(chromium: Any, file: Path) -> None:
+    opened = Opened(chromium, file)
+    opened.page.evaluate(
+        """() => { const data = JSON.parse(document.getElementById('data-progress').textContent);
+        const place = document.createElement('div');
+        document.querySelector('main').prepend(place);
+        window.chart = nightlabChart(place, data, { link: (id) => '#experiment-' + id }); }"""
+    )
+    opened.page.wait_for_timeout(100)
+    x, y, left, top = opened.page.evaluate(
+        """() => { const box = chart.u.over.getBoundingClientRect();
+        return [...chart.spot(chart.items.find((one) => one.id === 2)), box.left, box.top]; }"""
+    )
+    mouse = opened.page.mouse
+
+    mouse.move(left + x - 60, top + y + 4)
+    mouse.down()
+    mouse.move(left + x, top + y + 2, steps=4)
+    mouse.up()
+    opened.page.wait_for_timeout(100)
+    after_drag = opened.page.url
+    opened.page.evaluate("() => { chart.u.isZoomed = false; chart.update(chart.data); }")
+    opened.page.wait_for_timeout(350)
+    mouse.click(left + x, top + y)
+
+    opened.page.wait_for_url("**#experiment-2")
+    assert "#" not in after_drag
     opened.page.close()

@@ -188,9 +188,10 @@ def leave_report(name: str) -> str:
         write_report(name, home / "report.md")
         with closing(place_of(name).read()) as ledger:
             is_worth_a_picture = len(ledger.experiments(limit=_PICTURED)) == _PICTURED
-        with suppress(ImportError):  # what draws is an extra
+        with suppress(BadTask):  # what draws is an extra, and there may be nothing to draw
             if is_worth_a_picture:
-                draw(name, home / "progress.svg")
+                draw(name, home / ".progress.svg")
+                (home / ".progress.svg").replace(home / "progress.svg")
                 left.append("progress.svg")
     except (NightlabError, OSError, sqlite3.Error) as error:
         return f"the report could not be left in {home} ({error}); the ledger has it all: nightlab report"

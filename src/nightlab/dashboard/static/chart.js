@@ -331,7 +331,7 @@ words of experiments are set as text, never as markup. The arrow keys read the p
       hooks: {
         draw: [(u) => draw(u, state.data, state.items, state.tint)],
         setCursor: [(u) => state.follow(u)],
-        setSelect: [(u) => { u.isZoomed = u.select.width > 0; }],
+        setSelect: [(u) => { u.isZoomed = u.select.width > 0; state.draggedAt = u.isZoomed ? performance.now() : -1e9; }],
       },
     };
   }
@@ -354,6 +354,7 @@ words of experiments are set as text, never as markup. The arrow keys read the p
       this.link = link;
       this.u = null;
       this.at = -1;
+      this.draggedAt = -1e9;
       element.classList.add("nightlab-chart");
       element.replaceChildren();
       this.canvas = add(element, "div", "chart-plot", "");
@@ -480,9 +481,12 @@ words of experiments are set as text, never as markup. The arrow keys read the p
       return n < 0 || n > last ? Math.max(0, Math.min(this.at, last)) : n;
     }
 
+    /* A click opens what is pointed at; the end of a drag does not. Where a finger points, the first tap only reads. */
     click(event) {
-      const wasDrag = this.u && this.u.select.width > 0;
-      if (this.link && this.at >= 0 && !wasDrag && !event.defaultPrevented) window.location.assign(this.link(this.items[this.at].id));
+      const item = this.items[this.at];
+      if (!this.link || !item || !this.u.over.contains(event.target) || performance.now() - this.draggedAt < 300) return;
+      if (window.matchMedia("(pointer: coarse)").matches && this.read !== item.id) this.read = item.id;
+      else window.location.assign(this.link(item.id));
     }
 
     destroy() {
