@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,20 @@ def test_what_runs_now_is_shown_while_somebody_holds_the_study(tmp_path: Path) -
     assert "1 run was under way when the lab ended" in after
 
 
+def test_what_is_left_and_what_is_spent_is_said_before_the_cap_is_reached(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    caps = {"money": 10.0, "tokens": None, "experiments": 40, "seconds": None}
+    with closing(begun(place)) as ledger:
+        ledger.append(Event("capped", "0", caps), Event("drafted", "0", {"money": 8.5, "tokens": 900}))
+        for number in range(1, 11):
+            ledger.append(*(replace(one, at=1000.0 + 60 * number) for one in told(number)))
+    with served(tmp_path) as page, held(place):
+        said = words(page.get("/s/main/"))
+
+    assert "Left, at this pace 29 min" in said  # the baseline counts too: 29 more, a minute each
+    assert "85 % of the cap, nearly spent" in said
+
+
 def test_controls_say_who_takes_them_up(tmp_path: Path) -> None:
     place = night(tmp_path, 3)
     with served(tmp_path) as page:
@@ -440,7 +455,7 @@ HEADS = st.sampled_from(["host", "origin", "cookie", "accept", "accept-encoding"
 
 
 @settings(
-    max_examples=150,
+    max_examples=100,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],

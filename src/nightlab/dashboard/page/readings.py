@@ -236,9 +236,15 @@ def linked(db: sqlite3.Connection, number: int) -> list[dict[str, Any]]:
 
 
 def session(db: sqlite3.Connection) -> dict[str, Any] | None:
-    """The lab that took the study up last: when, with how many slots, in which jail."""
-    row = db.execute("SELECT at, body FROM events WHERE kind = 'began' ORDER BY seq DESC LIMIT 1").fetchone()
-    return None if row is None else json.loads(row["body"]) | {"at": row["at"]}
+    """The lab that took the study up last: when, with how many slots, in which jail, what it has done and may spend."""
+    row = db.execute("SELECT seq, at, body FROM events WHERE kind = 'began' ORDER BY seq DESC LIMIT 1").fetchone()
+    if row is None:
+        return None
+    caps = db.execute("SELECT body FROM events WHERE kind = 'capped' ORDER BY seq DESC LIMIT 1").fetchone()
+    done = db.execute("SELECT count(*) FROM events WHERE kind IN ('decided', 'rejected') AND seq > ?", (row["seq"],))
+    told = {"at": row["at"], "done": done.fetchone()[0], "caps": json.loads(caps["body"]) if caps else {}}
+    found: dict[str, Any] = json.loads(row["body"])
+    return found | told
 
 
 def beside(db: sqlite3.Connection, number: int, *, is_newer: bool) -> int | None:

@@ -6,7 +6,6 @@ import time
 from contextlib import closing
 from typing import Any
 
-from nightlab import control
 from nightlab.dashboard.page import readings
 from nightlab.ledger import Ledger
 from nightlab.lineage import LAB
@@ -25,7 +24,7 @@ STATES = {
 
 def unbegun(place: Place, seq: int = -1) -> dict[str, Any]:
     """A study of which there is no ledger yet, or nothing in it; with the same keys as one that has begun."""
-    nothing: dict[str, Any] = dict.fromkeys(("facts", "gain", "audited", "session", "stopped"))
+    nothing: dict[str, Any] = dict.fromkeys(("facts", "gain", "audited", "session", "stopped", "spent", "left"))
     nothing |= {"slots": [], "thoughts": [], "proposers": [], "left_over": 0, "pace": {"run": None, "experiment": None}}
     state = {"study": place.name, "state": "unbegun", "words": STATES["unbegun"], "seq": seq, "now": time.time()}
     return state | nothing
@@ -42,7 +41,7 @@ def glance(place: Place) -> dict[str, Any]:
         pace, session = readings.pace(db), readings.session(db)
     with closing(place.read()) as ledger:
         facts = status(ledger, name=place.name, is_running=holder is not None)
-        is_paused = holder is not None and control.is_paused(ledger)
+        is_paused = holder is not None and ledger.is_paused()
         stopped = ledger.last("stopped")
         proposers = [one for one in ledger.proposers() if one["proposer"] != LAB]
     state = "idle" if holder is None else "paused" if is_paused else "running"
@@ -61,6 +60,8 @@ def glance(place: Place) -> dict[str, Any]:
         "thoughts": thoughts if holder else [],
         "left_over": 0 if holder else len(slots),
         "pace": pace,
+        "spent": spent(facts["cost"], session),
+        "left": left(session, pace, state),
         "session": session,
         "proposers": proposers,
         "stopped": stopped.body.get("reason") if stopped and holder is None else None,
@@ -85,6 +86,23 @@ def audited(facts: dict[str, Any]) -> dict[str, Any] | None:
     is_current = found.get("experiment") == facts["incumbent"]["id"]
     grade = "E3" if is_held and is_sealed else "E2"
     return found | {"grade": grade, "is_held": is_held, "is_sealed": is_sealed, "is_current": is_current}
+
+
+def spent(cost: dict[str, float], session: dict[str, Any] | None) -> float | None:
+    """The share of its caps that the study has spent, of money or tokens whichever is nearer; None without a cap."""
+    caps = session["caps"] if session else {}
+    return max((cost[name] / caps[name] for name in ("money", "tokens") if caps.get(name)), default=None)
+
+
+def left(session: dict[str, Any] | None, pace: dict[str, float | None], state: str) -> float | None:
+    """Seconds until it stops by itself, by the pace of the last experiments; None where nothing says when."""
+    if session is None or state != "running":
+        return None
+    caps, each = session["caps"], pace["experiment"]
+    found = [max(0.0, session["at"] + caps["seconds"] - time.time())] if caps.get("seconds") else []
+    if caps.get("experiments") and each is not None:
+        found.append(max(0, caps["experiments"] - session["done"]) * each)
+    return min(found, default=None)
 
 
 def told_in_words(seen: dict[str, Any]) -> str:
