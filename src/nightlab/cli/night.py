@@ -128,7 +128,7 @@ def run(
     ):
         if not as_json:
             _say_what_is_left_out(opened)
-        _write_caps(opened, money=max_cost, tokens=max_tokens)
+        _write_caps(opened, money=max_cost, tokens=max_tokens, experiments=experiments, seconds=stop.seconds)
         reason = _search(opened, crew, stop, is_quiet=as_json, looks_back=audit)
     left = leave_report(study)
     if as_json:
