@@ -30,6 +30,7 @@ from nightlab.cli.base import (
     speaker,
     status_of,
 )
+from nightlab.cli.telling import Notify, NotifyWhen, told
 from nightlab.errors import BadTask, NightlabError, StudyStuck
 
 if TYPE_CHECKING:
@@ -109,12 +110,15 @@ def run(
         bool, typer.Option("--audit/--no-audit", help="Prune, audit and try larger rungs at checkpoints and the end.")
     ] = True,
     unsafe: Unsafe = False,
+    notify: Notify = None,
+    notify_when: NotifyWhen = "end",
     study: StudyName = "main",
     as_json: Json = False,
 ) -> None:
     """Start a study, or go on with it."""
     from nightlab.loop import Stop
 
+    beside = told(notify, notify_when)
     for name, number in (("--max-cost", max_cost), ("--target", target)):
         if number is not None and not isfinite(number):
             raise BadTask(f"{name} {number} is no number to compare with; write one like 2.5, or leave it out")
@@ -126,6 +130,7 @@ def run(
     with (
         _crew(agent or ["tuner"], say=speaker(as_json), **limits) as crew,
         open_study(study, seed=seed, policy=policy, workers=workers, unsafe=unsafe) as opened,
+        beside(opened.place, speaker(as_json)),
     ):
         if not as_json:
             _say_what_is_left_out(opened)
