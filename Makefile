@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 AGENTS := .agents
-.PHONY: demo test test-core test-slow test-agents check lock clean
+MIRRORS := .mirrors
+.PHONY: demo test test-core test-slow test-agents test-mirrors check lock clean
 
 demo: .set-up
 	@$(BIN)/nightlab demo
@@ -26,6 +27,18 @@ $(AGENTS)/.set-up: tests/agents/installed/package.json tests/agents/installed/pa
 	$(PYTHON) -m venv $(AGENTS)/aider && $(AGENTS)/aider/bin/pip install -q -r tests/agents/installed/aider.txt
 	@touch $@
 
+# The clients of W&B, MLflow (its server too) and trackio, and pyarrow: 1 GB in an environment of their own. trackio
+# wants an older pillow than the lock has.
+test-mirrors: $(MIRRORS)/.set-up
+	@$(MIRRORS)/bin/pytest -m mirrors tests/mirrors
+
+$(MIRRORS)/.set-up: pyproject.toml requirements.lock tests/mirrors/installed.txt
+	$(PYTHON) -m venv $(MIRRORS) && $(MIRRORS)/bin/pip install -q --disable-pip-version-check uv
+	grep -v '^pillow' requirements.lock > $(MIRRORS)/constraints.txt
+	$(MIRRORS)/bin/uv pip install -q --python $(MIRRORS)/bin/python -c $(MIRRORS)/constraints.txt \
+	  -r tests/mirrors/installed.txt -e .
+	@touch $@
+
 check: .set-up-dev
 	$(BIN)/ruff format --check src tests
 	$(BIN)/ruff check src tests
@@ -46,4 +59,4 @@ lock: .set-up-dev
 	  --no-header --no-annotate -q -o requirements.lock
 
 clean:
-	rm -rf .venv .set-up .set-up-dev $(AGENTS)
+	rm -rf .venv .set-up .set-up-dev $(AGENTS) $(MIRRORS)

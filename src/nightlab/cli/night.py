@@ -30,7 +30,7 @@ from nightlab.cli.base import (
     speaker,
     status_of,
 )
-from nightlab.cli.telling import Notify, NotifyWhen, told
+from nightlab.cli.telling import Mirror, Notify, NotifyWhen, told
 from nightlab.errors import BadTask, NightlabError, StudyStuck
 
 if TYPE_CHECKING:
@@ -112,13 +112,14 @@ def run(
     unsafe: Unsafe = False,
     notify: Notify = None,
     notify_when: NotifyWhen = "end",
+    mirror: Mirror = None,
     study: StudyName = "main",
     as_json: Json = False,
 ) -> None:
     """Start a study, or go on with it."""
     from nightlab.loop import Stop
 
-    beside = told(notify, notify_when)
+    beside = told(notify, notify_when, mirror)
     for name, number in (("--max-cost", max_cost), ("--target", target)):
         if number is not None and not isfinite(number):
             raise BadTask(f"{name} {number} is no number to compare with; write one like 2.5, or leave it out")
