@@ -30,7 +30,7 @@ $(AGENTS)/.set-up: tests/agents/installed/package.json tests/agents/installed/pa
 # The clients of W&B, MLflow (its server too) and trackio, and pyarrow: 1 GB in an environment of their own. trackio
 # wants an older pillow than the lock has.
 test-mirrors: $(MIRRORS)/.set-up
-	@$(MIRRORS)/bin/pytest -m mirrors tests/mirrors
+	@NIGHTLAB_MIRRORS=1 $(MIRRORS)/bin/pytest -n 2 tests/mirrors
 
 $(MIRRORS)/.set-up: pyproject.toml requirements.lock tests/mirrors/installed.txt
 	$(PYTHON) -m venv $(MIRRORS) && $(MIRRORS)/bin/pip install -q --disable-pip-version-check uv

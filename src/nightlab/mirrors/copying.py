@@ -32,10 +32,10 @@ def mirror(place: Place, spec: str, *, is_over: Callable[[], bool], say: Callabl
 
     `is_over` waits a little each time. Raises Unreachable where the last try failed, StudyBusy where another sends.
     """
-    folder = folder_of(place)
+    folder, connect = folder_of(place), connector(spec)
     folder.mkdir(exist_ok=True)
     with _alone(folder / f"{key(spec)}.lock", spec), closing(place.read()) as ledger:
-        copying = Copying(ledger, place.name, folder, connect=connector(spec), memory=folder / f"{key(spec)}.json")
+        copying = Copying(ledger, place.name, folder, connect=connect, memory=folder / f"{key(spec)}.json")
         has_failed = False
         while True:
             last = is_over()

@@ -14,7 +14,12 @@ from typing import Protocol
 from nightlab.errors import BadTask, NightlabError
 from nightlab.mirrors.reading import Row, Subject
 
-NAMES = ("wandb", "mlflow", "trackio")
+_WHERE = {
+    "wandb": ("BASE_URL", "ENTITY", "PROJECT", "MODE"),
+    "mlflow": ("TRACKING_URI", "EXPERIMENT_NAME"),
+    "trackio": ("DIR", "SPACE_ID", "SERVER_URL"),
+}
+"""The three that we know, and which of their environment variables say where a run goes."""
 
 
 class Unreachable(NightlabError):
@@ -49,8 +54,8 @@ def connector(spec: str) -> Connect:
     The client is not imported before it is used: one takes three seconds.
     """
     name, _, argument = spec.partition(":")
-    if name not in NAMES:
-        raise BadTask(f"there is no mirror {name!r}; write one of: {', '.join(NAMES)}")
+    if name not in _WHERE:
+        raise BadTask(f"there is no mirror {name!r}; write one of: {', '.join(_WHERE)}")
     found = find_spec(name)
     if found is None or found.origin is None:  # a mere folder of that name, as W&B leaves behind, is no client
         raise BadTask(f'the mirror {name} needs its client: pip install "nightlab[{name}]"')
@@ -65,8 +70,7 @@ def connector(spec: str) -> Connect:
 def key(spec: str) -> str:
     """A name for the memory of what was sent to one place: other words, or another environment, are another place."""
     name = spec.partition(":")[0]
-    prefix = f"{name.upper()}_"
-    said = sorted(f"{one}={value}" for one, value in os.environ.items() if one.startswith(prefix) and "KEY" not in one)
+    said = [os.environ.get(f"{name.upper()}_{one}", "") for one in _WHERE[name]]
     return f"{name}-{blake2b(repr((spec, said)).encode(), digest_size=4).hexdigest()}"
 
 

@@ -16,11 +16,10 @@ class Wandb:
     def __init__(self, argument: str, subject: Subject, folder: Path) -> None:
         import wandb
 
+        os.environ.setdefault("WANDB_INIT_TIMEOUT", "30")  # seconds; by itself it tries for longer
         self._errors = wandb.Error
         entity, _, project = argument.rpartition("/")
-        settings = wandb.Settings(
-            console="off", silent=True, disable_git=True, disable_code=True, x_disable_stats=True, init_timeout=30
-        )
+        settings = wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True, x_disable_stats=True)
         with reaching("wandb", self._errors):
             self._run = wandb.init(
                 entity=entity or None,
