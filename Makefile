@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 AGENTS := .agents
 MIRRORS := .mirrors
-.PHONY: demo test test-core test-slow test-agents test-mirrors check lock clean
+WHOLE := tests/night tests/crash tests/adversarial tests/test_agent_nights.py
+.PHONY: demo test test-core test-slow test-agents test-mirrors check docs lock clean
 
 demo: .set-up
 	@$(BIN)/nightlab demo
@@ -14,8 +15,10 @@ test: .set-up-dev
 test-core: .set-up-dev
 	@$(BIN)/pytest tests/core
 
+# Two at a time, but for those that keep every core busy themselves.
 test-slow: .set-up-dev
-	@$(BIN)/pytest -m slow
+	@$(BIN)/pytest -n 2 --dist worksteal -m slow $(addprefix --ignore=,$(WHOLE))
+	@$(BIN)/pytest -m slow $(WHOLE)
 
 # Seven coding agents, installed for real (2 GB), each in the jail against a scripted model; no key is needed.
 test-agents: .set-up-dev $(AGENTS)/.set-up
@@ -27,7 +30,7 @@ $(AGENTS)/.set-up: tests/agents/installed/package.json tests/agents/installed/pa
 	$(PYTHON) -m venv $(AGENTS)/aider && $(AGENTS)/aider/bin/pip install -q -r tests/agents/installed/aider.txt
 	@touch $@
 
-# The clients of W&B, MLflow (its server too) and trackio, and pyarrow: 1 GB in an environment of their own. trackio
+# The clients of W&B, MLflow (its server too) and trackio, and pyarrow: 0.8 GB in an environment of their own. trackio
 # wants an older pillow than the lock has.
 test-mirrors: $(MIRRORS)/.set-up
 	@NIGHTLAB_MIRRORS=1 $(MIRRORS)/bin/pytest -n 2 tests/mirrors
@@ -51,6 +54,10 @@ check: .set-up-dev
 .set-up-dev: pyproject.toml requirements.lock
 	@./set-up "$(PYTHON)" plots,agents,mcp,notify,dev
 	@touch $@ .set-up
+
+# The pages that are read off the code: every key of the task file, every command.
+docs: .set-up-dev
+	@$(BIN)/python docs/reference.py
 
 # The lock holds versions and no addresses, so that it serves pip and uv on any index.
 lock: .set-up-dev

@@ -31,6 +31,7 @@ transferred rung, ratio, low, high, and the runs behind them
 graded      grade
 note        text
 stopped     reason: why a search ended
+capped      money, tokens: what agents may spend, where that is new (null: no cap)
 steered     text: what the human has said to whoever proposes
 """
 

@@ -191,8 +191,9 @@ class Notices:
         why = f"stopped: {safe(stopped.body['reason'])}" if stopped else "stopped"
         if error is not None:
             why = f"ended by an error: {safe(str(error), 300) if isinstance(error, NightlabError) else 'interrupted'}"
-        page = self._place.home / "report.html"
-        where = f"report: {page}" if page.exists() else f"report: nightlab -C {self._place.root} report"
+        page = self._place.home / "report.html"  # a night that ends well writes it next
+        has_page = error is None or page.exists()
+        where = f"report: {page}" if has_page else f"report: nightlab -C {self._place.root} report"
         lines = [f"best: {_kept_line(best)}"] if best else []
         return self._message("done" if error is None else "stopped", ledger, *lines, why, where)
 

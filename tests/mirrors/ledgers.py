@@ -53,5 +53,7 @@ def audit(place: Place, gain: float) -> None:
     incumbent = ledger.incumbent()
     assert incumbent is not None
     found = {"experiment": incumbent.id, "gain": gain, "low": gain / 2, "high": gain * 2, "percent": 10 * gain}
-    ledger.append(Event("audited", str(ledger.count("audited")), found | {"sealed": True, "seconds": 1.0}))
+    ledger.append(
+        Event("audited", str(ledger.count("audited")), found | {"sealed": True, "seconds": 1.0, "seeds": [1, 2]})
+    )
     ledger.close()

@@ -19,7 +19,7 @@ from nightlab.cli.base import (
     Unsafe,
     Workers,
     app,
-    draw,
+    leave_report,
     open_study,
     place_of,
     print_json,
@@ -74,14 +74,13 @@ def demo(
     stop = Stop(experiments=experiments, seconds=seconds(for_))
     with open_study("main", seed=seed, workers=workers, unsafe=unsafe) as study, _crew(["tuner"]) as crew:
         _search(study, crew, stop, is_quiet=as_json)
+    left = leave_report("main")
     if as_json:
         print_json(status_of("main"))
         return
-    with suppress(ImportError):  # the picture is an extra
-        draw("main", Path(".nightlab/progress.svg"))
-        print(f"The picture: {folder}/.nightlab/progress.svg")
     print(f"Look around: cd {folder}; nightlab log; nightlab best; nightlab diff; git log nightlab/main")
     print_report("main")
+    print(left)
     found = report_of("main")["audited"]
     holds = found is not None and found["low"] > 0
     print(
@@ -120,11 +119,7 @@ def run(
     from nightlab.loop import Stop
 
     beside = told(notify, notify_when, mirror)
-    for name, number in (("--max-cost", max_cost), ("--target", target)):
-        if number is not None and not isfinite(number):
-            raise BadTask(f"{name} {number} is no number to compare with; write one like 2.5, or leave it out")
-    if not seconds(agent_time):
-        raise BadTask("--agent-time 0 leaves no time for an idea; write for example 15m")
+    _check_numbers(max_cost, target, agent_time)
     stop = Stop(experiments, None if for_ is None else seconds(for_), target, None, max_cost, max_tokens, plateau)
     limits: dict[str, Any] = {"money": max_cost, "tokens": max_tokens, "drafts": drafts, "seconds": seconds(agent_time)}
     limits["replay"] = replay
@@ -135,11 +130,14 @@ def run(
     ):
         if not as_json:
             _say_what_is_left_out(opened)
+        _write_caps(opened, money=max_cost, tokens=max_tokens)
         reason = _search(opened, crew, stop, is_quiet=as_json, looks_back=audit)
+    left = leave_report(study)
     if as_json:
         print_json(status_of(study) | {"stopped": reason})
     else:
         print_report(study)
+        print(left)
 
 
 @app.command()
@@ -185,7 +183,7 @@ def audit(
         found = opened.auditor(speaker(as_json)).audit(repeats)
     if found is None:
         raise StudyStuck("there is nothing to audit: nothing that was kept stands")
-    print_json(found) if as_json else print_report(study)
+    _tell(study, found, as_json)
 
 
 @app.command()
@@ -195,7 +193,7 @@ def prune(workers: Workers = 1, unsafe: Unsafe = False, study: StudyName = "main
         found = opened.pruner(speaker(as_json)).prune()
     if found is None:
         raise StudyStuck("there is nothing to prune: nothing that was kept stands")
-    print_json(found) if as_json else print_report(study)
+    _tell(study, found, as_json)
 
 
 @app.command()
@@ -214,13 +212,40 @@ def transfer(
         found = [opened.auditor(speaker(as_json)).transfer(one) for one in rungs]
     if found[0] is None:
         raise StudyStuck("there is nothing to transfer: nothing that was kept stands")
-    print_json(found) if as_json else print_report(study)
+    _tell(study, found, as_json)
+
+
+def _tell(study: str, found: object, as_json: bool) -> None:
+    """What a look back has found, and the report anew."""
+    left = leave_report(study)
+    if as_json:
+        print_json(found)
+        return
+    print_report(study)
+    print(left)
+
+
+def _check_numbers(max_cost: float | None, target: float | None, agent_time: str) -> None:
+    for name, number in (("--max-cost", max_cost), ("--target", target)):
+        if number is not None and not isfinite(number):
+            raise BadTask(f"{name} {number} is no number to compare with; write one like 2.5, or leave it out")
+    if not seconds(agent_time):
+        raise BadTask("--agent-time 0 leaves no time for an idea; write for example 15m")
 
 
 def _say_what_is_left_out(study: Study) -> None:
     if study.is_new and (left := study.place.repository.left_out()):
         shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
         print(f"the study starts from HEAD and leaves out what is not committed: {shown}")
+
+
+def _write_caps(study: Study, **caps: float | None) -> None:
+    """Record what agents may spend, so that whoever looks sees how near the cap is; nothing where nothing is new."""
+    from nightlab.ledger import Event
+
+    before = study.ledger.last("capped")
+    if any(caps.values()) if before is None else dict(before.body) != caps:
+        study.ledger.append(Event("capped", str(study.ledger.count("capped")), caps))
 
 
 def _search(study: Study, crew: Crew, stop: Stop, *, is_quiet: bool = False, looks_back: bool = True) -> str:

@@ -85,7 +85,9 @@ def notify(
 @app.command()
 def mirror(
     spec: Annotated[str, typer.Argument(metavar="NAME[:ARG]", help="wandb[:PROJECT], mlflow[:URI], trackio[:PROJECT]")],
-    follow: Annotated[bool, typer.Option("--follow", hidden=True)] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", hidden=True, help="For a night: go on until standard input ends.")
+    ] = False,
     study: StudyName = "main",
     as_json: Json = False,
 ) -> None:
