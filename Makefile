@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 AGENTS := .agents
+MIRRORS := .mirrors
 WHOLE := tests/night tests/crash tests/adversarial tests/test_agent_nights.py
-.PHONY: demo test test-core test-slow test-agents check docs lock clean
+.PHONY: demo test test-core test-slow test-agents test-mirrors check docs lock clean
 
 demo: .set-up
 	@$(BIN)/nightlab demo
@@ -27,6 +28,18 @@ $(AGENTS)/.set-up: tests/agents/installed/package.json tests/agents/installed/pa
 	@mkdir -p $(AGENTS) && cp tests/agents/installed/package*.json $(AGENTS)/
 	npm install --prefix $(AGENTS) --no-audit --no-fund --loglevel=error
 	$(PYTHON) -m venv $(AGENTS)/aider && $(AGENTS)/aider/bin/pip install -q -r tests/agents/installed/aider.txt
+	@touch $@
+
+# The clients of W&B, MLflow (its server too) and trackio, and pyarrow: 0.8 GB in an environment of their own. trackio
+# wants an older pillow than the lock has.
+test-mirrors: $(MIRRORS)/.set-up
+	@NIGHTLAB_MIRRORS=1 $(MIRRORS)/bin/pytest -n 2 tests/mirrors
+
+$(MIRRORS)/.set-up: pyproject.toml requirements.lock tests/mirrors/installed.txt
+	$(PYTHON) -m venv $(MIRRORS) && $(MIRRORS)/bin/pip install -q --disable-pip-version-check uv
+	grep -v '^pillow' requirements.lock > $(MIRRORS)/constraints.txt
+	$(MIRRORS)/bin/uv pip install -q --python $(MIRRORS)/bin/python -c $(MIRRORS)/constraints.txt \
+	  -r tests/mirrors/installed.txt -e .
 	@touch $@
 
 check: .set-up-dev
@@ -53,4 +66,4 @@ lock: .set-up-dev
 	  --no-header --no-annotate -q -o requirements.lock
 
 clean:
-	rm -rf .venv .set-up .set-up-dev $(AGENTS)
+	rm -rf .venv .set-up .set-up-dev $(AGENTS) $(MIRRORS)
