@@ -59,7 +59,7 @@ class Change:
     @property
     def slug(self) -> str:
         """The same, as a part of a branch's name."""
-        plain = unicodedata.normalize("NFKD", self.subject).encode("ascii", "ignore").decode().lower()
+        plain = unicodedata.normalize("NFKD", self.subject.casefold()).encode("ascii", "ignore").decode()
         return "-".join(re.findall(r"[a-z0-9]+", plain))[:40].strip("-") or "change"
 
 
@@ -82,6 +82,14 @@ def logical_changes(lineage: Lineage) -> list[Change]:
         found.append(([one for one in keeps if one.id not in told], start, texts))
     real = [row for row in reversed(found) if row[1] != row[2]]
     return [Change(number, tuple(unit), before, after) for number, (unit, before, after) in enumerate(real, start=1)]
+
+
+def _alone(lineage: Lineage, change: Change) -> Change | None:
+    """The change without all others: also where it stands so close to them that a merge sees a conflict."""
+    mine = {one.id for one in change.experiments}
+    others = [one for one in lineage.keeps() if one.id not in mine]
+    left = lineage.without(others, lineage.standing(_best(lineage.ledger)).texts)
+    return None if left is None else Change(change.number, change.experiments, lineage.start.texts, left)
 
 
 def _best(ledger: Ledger) -> int:
@@ -191,7 +199,8 @@ def plan(place: Place, ledger: Ledger, *, onto: str = "HEAD") -> Plan:
         raise StudyStuck(f"there is nothing to finish in study {place.name}: nothing that was kept stands")
     ground = Ground(place.repository, place.repository.tree(commit))
     series, left_out = _series(ground, found)
-    chains = _chains(ground, found, series, left_out)
+    away = [change for change in found if left_out.get(change.number) != _THERE]
+    chains = _chains(lineage, ground, away, series)
     about = evidence.whole(ledger, name=place.name, is_only=len(found) == 1)
     facts = {change.number: evidence.told(ledger, change.experiments) for change in found}
     messages = {
@@ -238,19 +247,20 @@ def _series(ground: Ground, found: Sequence[Change]) -> tuple[Chain, dict[int, s
     return tuple(series), left_out
 
 
-def _chains(ground: Ground, found: Sequence[Change], series: Chain, left_out: Mapping[int, str]) -> dict[int, Chain]:
-    """Each change on the fewest others that it needs: none, one with all it needs, or those that cannot be missed."""
+def _chains(lineage: Lineage, ground: Ground, found: Sequence[Change], series: Chain) -> dict[int, Chain]:
+    """Each change alone, else on the fewest others that it needs; none for one that conflicts on all of them."""
     chains: dict[int, Chain] = {}
     for change in found:
-        if left_out.get(change.number) == _THERE:
-            continue
         earlier = [one for one in series if one.number < change.number]
-        ways = [(), *((*chains[one.number],) for one in reversed(earlier))]
-        chain = next((way for way in ways if _stacked(ground, (*way, change))), None)
-        if chain is None and change in series:
-            chain = _fewest(ground, earlier, change)
-        if chain is not None:
-            chains[change.number] = (*chain, change)
+        ways = [*(chains[one.number] for one in reversed(earlier) if one.number in chains)]
+        if ground.plus(change):
+            chains[change.number] = (change,)
+        elif (alone := _alone(lineage, change)) and ground.plus(alone):
+            chains[change.number] = (alone,)
+        elif (way := next((way for way in ways if _stacked(ground, (*way, change))), None)) is not None:
+            chains[change.number] = (*way, change)
+        elif change in series:
+            chains[change.number] = (*_fewest(ground, earlier, change), change)
     return chains
 
 
