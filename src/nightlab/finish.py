@@ -191,7 +191,7 @@ def plan(place: Place, ledger: Ledger, *, onto: str = "HEAD") -> Plan:
     Raises StudyStuck where nothing stands, BadTask where the study or the base is not one to finish.
     """
     lineage = _lineage(place, ledger)
-    commit = None if onto.startswith("-") else place.repository.commit(onto)
+    commit = place.repository.commit(onto)
     if commit is None:
         raise BadTask(f"{onto!r} is no commit of {place.root}; name a branch or a commit with --onto")
     found = logical_changes(lineage)
