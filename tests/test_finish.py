@@ -374,6 +374,7 @@ def test_the_message_says_what_is_known_and_of_what(night: Night) -> None:
     night.edit("wider", "WIDTH = 8", "WIDTH = 16")
     night.ledger.append(Event("pruned", "0", {"units": [[2], [1]], "gains": [0.1, 0.2], "stderrs": [0.05, 0.06]}))
     audited = {"experiment": 2, "gain": 1.5, "low": 1.0, "high": 2.0, "percent": 16.7, "sealed": {"gain": 1.5}}
+    audited["seeds"] = [1, 2, 3]
     night.ledger.append(Event("audited", "0", audited, 2), Event("graded", "2:audit:0", {"grade": "E3"}, 2))
 
     words = " ".join(night.plan().messages[2].split())
