@@ -130,17 +130,21 @@ def command_parts(name: str, command: Any) -> Iterator[str]:
     yield f"## {name}\n\n{plain(command.help)}\n"
     yield from _usage(name, command)
     for below, one in sorted(getattr(command, "commands", {}).items()):
+        if one.hidden:
+            continue
         yield f"### {name} {below}\n\n{plain(one.help)}\n"
         yield from _usage(f"{name} {below}", one)
 
 
 def _usage(name: str, command: Any) -> Iterator[str]:
-    if hasattr(command, "commands"):
+    is_group = hasattr(command, "commands")
+    if is_group and not command.invoke_without_command:
         return
     options = [one for one in command.params if one.opts[0].startswith("-") and one.name != "as_json"]
     arguments = [one for one in command.params if not one.opts[0].startswith("-")]
     words = [_argument(one) for one in arguments]
-    yield f"`{' '.join([name, *words, *(['[OPTIONS]'] if options else [])])}`\n"
+    words += [*(["[OPTIONS]"] if options else []), *(["-- COMMAND..."] if is_group else [])]
+    yield f"`{' '.join([name, *words])}`\n"
     rows = [(f"`{_argument(one)}`", _unless_said(one), plain(one.help or "")) for one in arguments]
     rows += [(_option(one), _unless_said(one), plain(one.help or "")) for one in options]
     if rows:

@@ -56,6 +56,19 @@ def load_task(place: Place) -> Task:
     return found
 
 
+def _refuse_records(place: Place) -> None:
+    """Raise BadTask where the study is what another loop did, observed or imported: it has no tree to go on from."""
+    if not place.ledger.exists():
+        return
+    with closing(Ledger(place.ledger)) as ledger:
+        known = ledger.study()
+    if known is not None and "base" not in known:
+        raise BadTask(
+            f"study {place.name} is the record of another loop, observed or imported, and cannot be searched; "
+            "start one beside it: nightlab run --study NAME"
+        )
+
+
 def _opened(place: Place) -> Ledger:
     """The study's ledger. One whose baseline never gave a number is put aside: the study starts anew from HEAD."""
     ledger = Ledger(place.ledger)
@@ -86,6 +99,7 @@ class Study:
         The strongest jail there is unless one is forced; `unsafe` allows none, and a weaker one than at the start.
         """
         self.place = place
+        _refuse_records(place)
         self.task = load_task(place)
         self.ledger = _opened(place)
         self._slots, self._jail, self._unsafe = slots, jail, unsafe

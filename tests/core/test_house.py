@@ -30,7 +30,7 @@ FLOORS = [
     ["lineage", "noise", "search", "facts", "runner", "smoke", "loop", "remeasure", "pruner", "audit"],
 ]
 """The core. A module imports from lower floors, and on its own floor only from the ones named before it."""
-SHELF = ["place", "insights", "exports", "report", "control"]
+SHELF = ["place", "insights", "exports", "report", "control", "evidence", "observation", "transcript"]
 """Readings of a study on disk, and the wishes left for it: what the edges and the roof take from; in that order."""
 EDGES = ["tuner", "agents", "tasks", "dashboard", "testing", "setup", "doctor", "notify", "mirrors"]
 ROOF = [
@@ -44,6 +44,7 @@ ROOF = [
     "judgebench",
     "cheatbench",
     "replay",
+    "finish",
     "cli",
     "__main__",
 ]

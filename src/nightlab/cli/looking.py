@@ -178,12 +178,16 @@ def best(study: StudyName = "main", as_json: Json = False) -> None:
     with closing(place_of(study).read()) as ledger:
         found = ledger.incumbent()
         line = ledger.lineage(found.id) if found else []
+        is_ours = "base" in (ledger.study() or {})  # what another loop did has no branch here
     if as_json:
         print_json({"incumbent": row(line[-1]) if line else None, "lineage": [row(one) for one in line]})
         return
     for one in line:
         print(decision_line(one))
-    print(f"branch nightlab/{study}" if line else "nothing has been measured yet")
+    if not line:
+        print("nothing has been measured yet")
+    elif is_ours:
+        print(f"branch nightlab/{study}")
 
 
 @app.command()
