@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import get_args
 
+import pytest
 from conftest import need_program
 from typer.main import get_command
 
@@ -48,6 +49,7 @@ def test_the_readmes_commands_run(tmp_path: Path) -> None:
     assert (tmp_path / "tour" / "progress.svg").exists()
 
 
+@pytest.mark.slow
 def test_the_tours_commands_run(tmp_path: Path) -> None:
     need_program("git")
 

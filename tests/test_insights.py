@@ -199,7 +199,7 @@ def test_a_line_is_at_home_in_its_function_and_prose_in_its_file() -> None:
 
 
 def test_the_command_the_agents_and_the_report_say_it_of_a_real_night(nightlab: Nightlab, folder: Path) -> None:
-    nightlab("run", "--experiments", "12", "--policy", "greedy", "--no-audit")
+    nightlab("run", "--experiments", "8", "--policy", "greedy", "--no-audit")
 
     told = json.loads(nightlab("insights", "--json").stdout)
     said = nightlab("insights").stdout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -181,22 +180,21 @@ def test_importing_it_stays_light_and_twice_is_the_same() -> None:
 # Several writers
 
 
-def write_many(folder: str, count: int) -> None:
-    night = observe("s", metric="m", folder=folder)
-    for number in range(count):
-        night.log(1.0 - number / 100 - os.getpid() / 1e9, f"{os.getpid()} {number}")
+WRITER = """
+import os, sys
+from nightlab import observe
+night = observe("s", metric="m", folder=sys.argv[1])
+for number in range(15):
+    night.log(1.0 - number / 100 - os.getpid() / 1e9, f"{os.getpid()} {number}")
+"""
 
 
 def test_processes_that_begin_and_log_at_once_lose_and_double_nothing(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=write_many, args=(str(tmp_path), 15)) for _ in range(3)]
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)]) for _ in range(3)]
 
-    for one in writers:
-        one.start()
-    for one in writers:
-        one.join(60)
+    ended = [one.wait(60) for one in writers]
 
-    assert [one.exitcode for one in writers] == [0, 0, 0]
+    assert ended == [0, 0, 0]
     found = logged(observe("s", folder=tmp_path))
     assert [one.id for one in found] == list(range(45))
     assert len({one.hypothesis for one in found}) == 45

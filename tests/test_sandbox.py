@@ -109,13 +109,15 @@ def test_a_plain_python_on_the_path_works(level: str, folder: Path) -> None:
 
 
 def test_home_and_temporary_files_are_private_and_empty(level: str, folder: Path) -> None:
+    name = f"nightlab-{os.getpid()}"
     ran = run(
-        level, job_in(folder, 'find "$HOME" "$TMPDIR" -maxdepth 1 -type f; touch "$HOME/a" "$TMPDIR/b" && echo written')
+        level,
+        job_in(folder, f'find "$HOME" "$TMPDIR" -maxdepth 1 -type f; touch "$HOME/{name}" "$TMPDIR/{name}" && echo ok'),
     )
 
-    assert ran.stdout == "written\n"
-    assert not Path("~/a").expanduser().exists()
-    assert not Path("/tmp/b").exists()
+    assert ran.stdout == "ok\n"
+    assert not Path(f"~/{name}").expanduser().exists()
+    assert not Path(f"/tmp/{name}").exists()
 
 
 def test_git_does_not_find_the_users_repository(level: str, folder: Path) -> None:

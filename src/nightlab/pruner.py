@@ -245,7 +245,8 @@ class Pruner:
                 sheet.add(tried if one in pruned else np.ones(len(on), bool), value(one), one.attempt.seed)
         if on.all():
             return {"reason": reason}
-        last = on if self.is_alone else on | self._worthy(self._estimate(sheet)[0])
+        needed = on & ~is_on  # what could not go stays, whatever it looks like now
+        last = on if self.is_alone else needed | self._worthy(self._estimate(sheet)[0])
         return self._drop(new, last, *(looks if (last == on).all() else ([], [])))
 
     def _look(
