@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 AGENTS := .agents
-.PHONY: demo test test-core test-slow test-agents check lock clean
+.PHONY: demo test test-core test-slow test-agents screenshots check lock clean
 
 demo: .set-up
 	@$(BIN)/nightlab demo
@@ -25,6 +25,11 @@ $(AGENTS)/.set-up: tests/agents/installed/package.json tests/agents/installed/pa
 	npm install --prefix $(AGENTS) --no-audit --no-fund --loglevel=error
 	$(PYTHON) -m venv $(AGENTS)/aider && $(AGENTS)/aider/bin/pip install -q -r tests/agents/installed/aider.txt
 	@touch $@
+
+# Every view of the page, desk and phone, light and dark: of the demo, or of another study by STUDY=folder.
+STUDY ?= nightlab-demo
+screenshots: .set-up-dev
+	@$(BIN)/python docs/screenshots.py $(STUDY) docs/pictures
 
 check: .set-up-dev
 	$(BIN)/ruff format --check src tests

@@ -150,11 +150,15 @@ class Night:
 
 
 def night_at(root: Path, name: str = "main") -> Night:
-    """A pen for the ledger of a study that may not have begun."""
+    """A pen for the ledger of a study, which may not have begun."""
     (root / ".git").mkdir(parents=True, exist_ok=True)
     place = find(root, name)
     place.home.mkdir(parents=True, exist_ok=True)
-    return Night(place, Ledger(place.ledger))
+    ledger = Ledger(place.ledger)
+    best = ledger.incumbent()
+    if best is None:
+        return Night(place, ledger)
+    return Night(place, ledger, ledger.next_number(), best.value or 0.0, best.id)
 
 
 def written(root: Path, experiments: int, name: str = "main") -> Path:
