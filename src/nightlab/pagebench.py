@@ -299,7 +299,7 @@ def _slowdown(folder: Path, pages: int, experiments: int, rounds: int) -> list[f
     return ratios
 
 
-def page(experiments: int, *, pages: int = 20, rounds: int = 6) -> dict[str, Any]:
+def page(experiments: int, *, pages: int = 20, rounds: int = 10) -> dict[str, Any]:
     """The page of a night of so many experiments: time, bytes, memory, delay; and what open pages cost a study."""
     with tempfile.TemporaryDirectory(prefix="nightlab-bench-", dir=Path.cwd()) as name:
         place = night(Path(name) / "night", experiments)

@@ -11,7 +11,7 @@ from nights import Night, night_at, written
 from pages import Server, Visit, chromium, served, started, visit
 from playwright.sync_api import Page
 
-ROWS = "() => [...document.querySelectorAll('[data-experiment]')].map(one => Number(one.dataset.experiment))"
+ROWS = "() => [...document.querySelectorAll('#rows > tr')].map(one => Number(one.dataset.id))"
 
 
 @pytest.fixture
