@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from conftest import SCRIPT, TASK, git, make_repository, need, shared, wait_for
+
+from nightlab.place import find
 
 Nightlab = Callable[..., subprocess.CompletedProcess[str]]
 STATUS = {
@@ -213,6 +215,17 @@ def test_pause_and_resume_from_another_terminal(nightlab: Nightlab, folder: Path
     wait_for(has_experiments(folder, count + 1))
     nightlab("stop")
     process.communicate(timeout=30)
+
+
+def test_what_was_asked_of_a_lab_that_is_gone_is_not_asked_of_the_next(nightlab: Nightlab, folder: Path) -> None:
+    nightlab("run", "--agent", "unchanged", "--experiments", "1", "--no-audit")
+    with closing(find(folder).read()) as ledger:
+        ledger.ask("stop")
+        ledger.ask("pause")
+
+    said = nightlab("run", "--agent", "unchanged", "--experiments", "1", "--no-audit").stdout
+
+    assert "stopped: 1 experiments" in said
 
 
 def test_an_old_night_opens_in_status_log_and_plot(nightlab: Nightlab, tmp_path: Path) -> None:

@@ -113,14 +113,6 @@ CONTROLS = {
 }
 
 
-def is_paused(ledger: Ledger) -> bool:
-    """Whether the lab that runs was told to pause, and has heard it. A lab that begins is not paused."""
-    heard = [(taken or 0.0, verb) for verb in ("pause", "resume") for *_, taken in ledger.asked(verb)]
-    began = ledger.last("began")
-    at, verb = max(heard, default=(0.0, ""))
-    return verb == "pause" and began is not None and at >= began.at
-
-
 def steered(place: Place) -> list[dict[str, Any]]:
     """Everything said by steer, oldest first, and when a lab took it up; None: not yet."""
     with closing(place.read()) as ledger:

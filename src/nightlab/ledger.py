@@ -31,6 +31,7 @@ transferred rung, ratio, low, high, and the runs behind them
 graded      grade
 note        text
 stopped     reason: why a search ended
+capped      money, tokens, experiments, seconds: what a session may spend, where that is new (null: no cap)
 steered     text: what the human has said to whoever proposes
 """
 
@@ -38,6 +39,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
@@ -428,6 +430,14 @@ class Ledger:
         rows = "SELECT argument, at, taken FROM control WHERE verb = ? ORDER BY seq"
         return self._db.execute(rows, (verb,)).fetchall()
 
+    def is_paused(self) -> bool:
+        """Whether the lab that holds the study was told to pause, and has heard it. One that begins is not paused."""
+        row = self._db.execute(
+            "SELECT verb FROM control WHERE verb IN ('pause', 'resume') AND taken >= "
+            "coalesce((SELECT max(at) FROM events WHERE kind = 'began'), 0) ORDER BY seq DESC LIMIT 1"
+        ).fetchone()
+        return row is not None and bool(row[0] == "pause")
+
     def notes(self, experiment: int) -> list[str]:
         """What was noted on an experiment, oldest first."""
         rows = "SELECT json_extract(body, '$.text') FROM events WHERE kind = 'note' AND experiment = ? ORDER BY seq"
@@ -470,33 +480,6 @@ class Ledger:
         return [(verb, argument) for verb, argument, *_ in rows]
 
 
-_COLUMNS = [
-    "parent",
-    "hypothesis",
-    "proposer",
-    "tree",
-    "facts",
-    "reason",
-    "run",
-    "purpose",
-    "seed",
-    "asked_by",
-    "again",
-    "outcome",
-    "value",
-    "seconds",
-    "cpu_seconds",
-    "peak_mb",
-    "status",
-    "gain",
-    "stderr",
-    "z",
-    "grade",
-    "commit",
-    "money",
-    "tokens",
-    "complexity",
-]
 _REDUCERS: dict[str, tuple[str, ...]] = {
     "proposed": (
         "INSERT INTO experiments (id, parent, status, hypothesis, proposer, tree, facts, money, tokens, complexity) "
@@ -531,6 +514,7 @@ _REDUCERS: dict[str, tuple[str, ...]] = {
     "demoted": ("UPDATE experiments SET status = :status, reason = :reason WHERE id = :experiment",),
     "graded": ("UPDATE experiments SET grade = :grade WHERE id = :experiment",),
 }
+_COLUMNS = sorted({name for group in _REDUCERS.values() for one in group for name in re.findall(r":(\w+)", one)})
 
 
 def _experiment(row: tuple[Any, ...]) -> Experiment:

@@ -160,7 +160,7 @@ class Loop:
         )
         self.seed = seed
         self.reason: str | None = None
-        self.is_paused = self.is_asked_to_stop = self.prune_follows = False
+        self.is_paused, self.is_asked_to_stop, self.prune_follows = ledger.is_paused(), False, False
         self._clock = clock
         self._races: dict[int, Race] = {}
         self._queue: deque[Attempt] = deque()
@@ -202,11 +202,15 @@ class Loop:
         is_owed = not self.is_killed and (self._races or self._queue)
         return bool(self._flying or is_owed or (self.reason == CHECKPOINT and self.search.futures))
 
+    def _is_held(self) -> bool:
+        """Whether nothing may be started, owed runs neither; a pause gives way to whatever ends the search."""
+        return self.is_killed or (self.is_paused and self.reason is None)
+
     def step(self) -> None:
         """Obey, let others think, fill every free slot, wait for a run or a thought to end, tell."""
         self._obey()
         self._think()
-        while len(self._flying) < self.slots.count and not self.is_killed and (self._queue or self.ask()):
+        while not self._is_held() and len(self._flying) < self.slots.count and (self._queue or self.ask()):
             self._start(self._queue.popleft())
         self._flush()
         awaited: set[Future[Any]] = {*self._flying, *self.search.futures}

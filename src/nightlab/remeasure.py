@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
@@ -40,11 +41,15 @@ def run_all(slots: Slots, wishes: Sequence[Wish], ledger: Ledger, *, may_fail: b
     left, flying = list(wishes)[::-1], dict[Future[Finding], Attempt]()
     found: dict[str, Finding] = {}
     while left or flying:
-        while left and len(flying) < slots.count:
+        if "stop" in (verb for verb, _ in ledger.wishes("stop", "pause", "resume")):
+            slots.kill()
+            if not flying:
+                raise StudyStuck(_stopped(left[-1].attempt.purpose))
+        while left and len(flying) < slots.count and not ledger.is_paused():
             one = left.pop()
             flying[slots.start(one.attempt, one.tree, one.texts)] = one.attempt
-        if any(verb == "stop" for verb, _ in ledger.wishes("stop")):
-            slots.kill()
+        if not flying:  # paused
+            time.sleep(_TICK)
         for future in wait(flying, timeout=_TICK, return_when=FIRST_COMPLETED)[0]:
             attempt, finding = flying.pop(future), future.result()
             if finding.run.outcome is Outcome.KILLED or (finding.measurement is None and not may_fail):
@@ -65,9 +70,13 @@ def spent(findings: Sequence[Finding]) -> dict[str, Any]:
     return {"runs": len(findings), "seconds": sum(one.run.cost.seconds for one in findings)}
 
 
+def _stopped(verb: str) -> str:
+    return f"the {verb} was stopped; run it again with: nightlab {verb}"
+
+
 def _failed(attempt: Attempt, finding: Finding) -> str:
     verb = attempt.purpose
     if finding.run.outcome is Outcome.KILLED:
-        return f"the {verb} was stopped; run it again with: nightlab {verb}"
+        return _stopped(verb)
     problem = finding.invalid or finding.run.reason
     return f"experiment {attempt.experiment} gave no number in the {verb} (seed {attempt.seed}): {problem}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -10,46 +12,65 @@ from nightlab.readings import estimate, frontier, noise, row, status
 from nightlab.values import Direction, Experiment, Status, improvement
 
 _GREEDY = ": one lucky run is enough, so this is 1.4 to 3 standard deviations too good"
+_NAMED = 8
+"""Experiments named beside a group of failures: enough to look one up."""
+_WARN = 0.8
 _RUNS = ("ran", "audited", "pruned", "transferred")
 
 
 def report(ledger: Ledger, *, name: str, is_running: bool) -> dict[str, Any]:
     """Everything that the end report says, as JSON; what is not known is None."""
-    facts = status(ledger, name=name, is_running=is_running)
+    facts, tried = status(ledger, name=name, is_running=is_running), ledger.experiments()
     study, best, start = ledger.study() or {}, ledger.incumbent(), ledger.first()
     line = ledger.lineage(best.id) if best else []
-    gone = [one for one in ledger.experiments() if one.status in (Status.PRUNED, Status.REVERTED)]
+    gone = [one for one in tried if one.status in (Status.PRUNED, Status.REVERTED)]
     stands = [one for one in line[1:] if one.status is Status.KEPT and one.proposer != "lab"]
-    audited = facts["audited"]
-    return {
+    audited, lines_of = facts["audited"], {one.id: one.complexity for one in tried}
+    told = {
         "study": name,
-        "metric": facts["metric"],
-        "level": facts["level"],
-        "policy": facts["policy"],
-        "jail": facts["jail"],
+        **{one: facts[one] for one in ("metric", "direction", "level", "policy", "jail", "baseline", "incumbent")},
+        "counts": {one: facts[one] for one in ("experiments", "kept", "discarded", "crashed", "rejected")},
+        "began": event.at if (event := next(ledger.read(), None)) else None,
+        "ended": ended_at(ledger),
         "is_sealed": bool(audited and audited["sealed"]),
         "audited": audited and audited | {"grade": "E3" if audited["low"] > 0 and audited["sealed"] else "E2"},
         "is_current": bool(audited and best and audited["experiment"] == best.id),
         "claim": _claim(ledger, study.get("direction", "lower"), start, best),
         "cost": facts["cost"] | _each(facts["cost"], stands, audited),
-        "stands": [row(one) for one in stands],
+        "caps": _caps(ledger, facts["cost"]),
+        "stands": [_stands(ledger, one, lines_of) for one in stands],
         "fell_away": [row(one) for one in gone],
-        "simplicity": _simplicity(ledger, stands, gone, best),
-        "transferred": [dict(event.body) for event in ledger.read() if event.kind == "transferred"],
+        "not_kept": _not_kept(tried),
+        "simplicity": _simplicity(lines_of, stands, gone, best),
+        "transferred": [dict(event.body) for event in ledger.read(kind="transferred")],
         "pruned": dict(event.body) if (event := ledger.last("pruned")) else None,
         "proposers": ledger.proposers(),
         "failed": _failed(ledger),
-        "mended": [
-            row(one) | {"mends": one.facts["mends"]}
-            for one in ledger.experiments()
-            if "mends" in one.facts and one.value is not None
-        ],
+        "failures": _failures(tried),
+        "mended": [row(one) | {"mends": one.facts["mends"]} for one in tried if _has_mended(one)],
+        "steered": [str(event.body["text"]) for event in ledger.read(kind="steered")],
         "stopped": last.body["reason"] if (last := ledger.last("stopped")) else None,
         "utilisation": utilisation(ledger),
         "exposure": facts["exposure"],
         "noise": noise(ledger),
         "frontier": frontier(ledger),
     }
+    return told | {"caveats": caveats(told)}
+
+
+def ended_at(ledger: Ledger) -> float | None:
+    """When the last thing happened that was recorded."""
+    return next((event.at for event in ledger.read(ledger.last_seq() - 1)), None)
+
+
+def _has_mended(one: Experiment) -> bool:
+    return "mends" in one.facts and one.value is not None
+
+
+def _stands(ledger: Ledger, one: Experiment, lines_of: Mapping[int, float]) -> dict[str, Any]:
+    """A keep with the grade it was decided at: what the audit grades later is the whole tree, not its last change."""
+    grade = (ledger.find("decided", one.id) or {}).get("grade")
+    return row(one) | {"decided_grade": grade, "lines": one.complexity - lines_of.get(one.parent or 0, 0.0)}
 
 
 def _claim(
@@ -81,10 +102,9 @@ def _each(cost: dict[str, float], stands: list[Experiment], audited: dict[str, A
 
 
 def _simplicity(
-    ledger: Ledger, stands: list[Experiment], gone: list[Experiment], best: Experiment | None
+    before: Mapping[int, float], stands: list[Experiment], gone: list[Experiment], best: Experiment | None
 ) -> dict[str, Any]:
     """How much more there is to read than at the start, in lines; what simplified, and what the prune took away."""
-    before = {one.id: one.complexity for one in ledger.experiments()}
 
     def added(one: Experiment) -> float:
         return one.complexity - before.get(one.parent or 0, 0.0)
@@ -94,6 +114,41 @@ def _simplicity(
         "simplified_by": [one.id for one in stands if added(one) < 0],
         "lines_taken_out": sum(added(one) for one in gone),
     }
+
+
+def _not_kept(tried: Sequence[Experiment]) -> dict[str, int]:
+    """Why measured changes were not kept: clearly worse (2 standard errors), too close to tell, better but not by
+    enough for what they add."""
+    counts = {"worse": 0, "close": 0, "better": 0}
+    for one in tried:
+        if one.status in (Status.DISCARDED, Status.SHELVED) and one.gain is not None:
+            away = 2 * (one.stderr or 0.0)
+            is_far = abs(one.gain) > away
+            counts["close" if not is_far else "better" if one.gain > 0 else "worse"] += 1
+    return counts
+
+
+def _failures(tried: Sequence[Experiment]) -> list[dict[str, Any]]:
+    """What ended without a number, alike ones together, the most frequent first; one reason stands for all."""
+    groups: dict[tuple[str, str], list[Experiment]] = {}
+    for one in tried:
+        if one.status.is_failure:
+            groups.setdefault((one.status.value, re.sub(r"\d+(\.\d+)?", "#", one.reason)), []).append(one)
+    found = [
+        {"status": name, "reason": ones[0].reason, "count": len(ones), "experiments": [one.id for one in ones[:_NAMED]]}
+        for (name, _), ones in groups.items()
+    ]
+    return sorted(found, key=lambda one: -one["count"])
+
+
+def _caps(ledger: Ledger, cost: dict[str, float]) -> dict[str, Any] | None:
+    """The caps the last session ran under, and which share of them is spent; None where there was none."""
+    event = ledger.last("capped")
+    if event is None:
+        return None
+    caps = {name: event.body.get(name) for name in ("money", "tokens")}
+    shares = [cost[name] / cap for name, cap in caps.items() if cap]
+    return caps | {"share": max(shares, default=None)} if any(caps.values()) else None
 
 
 def utilisation(ledger: Ledger) -> float | None:
@@ -127,6 +182,8 @@ def lines(told: dict[str, Any]) -> list[str]:
         + ("; nothing confirmed" if each is None else f"; {each:.0f} s for each keep that stands")
         + ("" if cost["seconds_per_percent"] is None else f", {cost['seconds_per_percent']:.0f} s for each percent")
     )
+    if (caps := told["caps"]) and caps["share"] is not None and caps["share"] >= _WARN:
+        said.append(f"warning: {100 * caps['share']:.0f} % of the cap is spent ({cap_words(caps)})")
     said += _proposers(told) + _kept(told) + _transfers(told)
     front = ", ".join(f"{one['id']} ({one['grade']})" for one in told["frontier"][-12:])
     if front:
@@ -144,6 +201,12 @@ def lines(told: dict[str, Any]) -> list[str]:
     return said
 
 
+def cap_words(caps: dict[str, Any]) -> str:
+    """What a study may spend on agents."""
+    words = [f"{caps['money']:.2f} USD"] if caps["money"] else []
+    return " and ".join([*words, f"{caps['tokens']:,} tokens"] if caps["tokens"] else words)
+
+
 def headline(told: dict[str, Any]) -> str:
     """The audited gain with its interval and grade, or that there is none."""
     found = told["audited"]
@@ -156,6 +219,70 @@ def headline(told: dict[str, Any]) -> str:
         f"audited {where}: gain {found['gain']:.4g}{_percent(found)}, 95 % interval {found['low']:.4g} to "
         f"{found['high']:.4g} ({found['grade']}){held}{old}"
     )
+
+
+def caveats(told: dict[str, Any]) -> list[str]:
+    """What the headline does not say, the weightiest first: for whoever has to believe it."""
+    found, said = told["audited"], []
+    if found is None:
+        said.append("Nothing was audited: every number here is the search's own, on the data it decided with.")
+    if told["level"] == "printed":
+        said.append(
+            "The runs report this number themselves (level printed): a script that prints what it likes is believed "
+            "within the bounds. Level artifact or predictions lets a judge of yours score them."
+        )
+    if told["jail"] == "process":
+        said.append("The runs were not jailed (--unsafe): nothing kept one from reading what judges it.")
+    if found and not found["sealed"]:
+        said.append(
+            "The audit had fresh seeds but no sealed data: what only fits the data that the search decided with still "
+            "counts as gain."
+        )
+    if found and not told["is_current"]:
+        said.append("It was measured on another tree than the one that stands now; audit again.")
+    return said + _of_chance(told) + _of_scale(told)
+
+
+def _of_chance(told: dict[str, Any]) -> list[str]:
+    found, noise_, looks, said = told["audited"], told["noise"], told["exposure"], list[str]()
+    if found and found["low"] == found["high"]:
+        said.append("Runs repeat exactly, so the interval holds no chance; on other data the gain will be another.")
+    elif found:
+        said.append(
+            f"The interval rests on {len(found['seeds'])} seeds a side. It covers the chance of the runs, not that of "
+            "having picked this task, this data and this budget."
+        )
+    claim = told["claim"]
+    if found and claim and told["is_current"] and claim["gain"] > found["high"]:
+        said.append("The loop's own claim lies above the whole interval: the search flattered itself.")
+    good_for = noise_ and noise_["good_for"]
+    if good_for and looks["decisions"] > good_for:
+        said.append(
+            f"The search's data have served {looks['decisions']} decisions and are good for about {good_for:,}: the "
+            "loop's own claim is likely too good."
+        )
+    if looks["seal_opened"] > 1:
+        said.append(f"The seal was opened {looks['seal_opened']} times; with each look it is a little less of a seal.")
+    if noise_ and noise_["drifted"]:
+        said.append("The runs of an incumbent moved in time, so this machine was not the same all night.")
+    if told["stands"]:
+        single = sum(one["decided_grade"] == "E1" for one in told["stands"])
+        said.append(
+            f"The grade is that of the whole. A single change is worth the grade beside it: {single} of "
+            f"{len(told['stands'])} were decided by one run (E1)."
+        )
+    return said
+
+
+def _of_scale(told: dict[str, Any]) -> list[str]:
+    tried = told["transferred"]
+    if not tried:
+        return ["It says nothing about larger scales: none was tried."] if told["stands"] else []
+    return [
+        f"At the larger rung {one['rung']} the gain does not hold: 80 % interval {one['low']:.3g} to {one['high']:.3g}."
+        for one in tried
+        if one["low"] <= 0
+    ]
 
 
 def _percent(found: dict[str, Any]) -> str:

@@ -100,6 +100,7 @@ class Study:
                 raise BadTask(f"{words}; another {name} is another study: nightlab run --study NAME")
         self.judged_on = ""
         self.facts = self._checked(known) if known else self._start(seed or 0, policy or "race")
+        self.ledger.wishes("stop", "pause", "resume")  # they were for the lab before
         session = {"slots": slots, "jail": self.executor.level}
         self.ledger.append(Event("began", str(self.ledger.count("began")), session))
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
 import pytest
-from conftest import TASK, git
+from conftest import TASK, git, wait_for
 from test_loop import Lab, knob
 
 from nightlab.audit import Auditor
 from nightlab.errors import BadTask, StudyStuck
+from nightlab.ledger import Ledger
 from nightlab.lineage import Lineage
 from nightlab.loop import Stop
 from nightlab.proposer import Scripted
@@ -160,6 +164,32 @@ def test_the_audit_is_the_number_to_believe_and_its_seeds_are_new(lab: Lab) -> N
     used = {run["seed"] for one in lab.ledger.experiments() for run in lab.ledger.runs(one.id)}
     assert not used & set(found["seeds"])
     assert not set(found["seeds"]) & set((one.audit() or {})["seeds"])
+
+
+def test_an_audit_pauses_goes_on_and_stops_when_told(lab: Lab) -> None:
+    looked: list[str] = []
+
+    def counted(attempt: Attempt, texts: Files) -> float:
+        looked.append(attempt.run)
+        return useful(attempt, texts)
+
+    with closing(Ledger(lab.ledger.path)) as other, ThreadPoolExecutor() as pool:
+        other.ask("pause")
+        audit = pool.submit(auditor(lab, counted).audit)
+        wait_for(other.is_paused)
+        time.sleep(0.4)
+        seen_in_the_pause = list(looked)
+        other.ask("resume")
+        audit.result(timeout=30)
+        other.ask("pause")
+        again = pool.submit(auditor(lab, counted).audit)
+        wait_for(other.is_paused)
+        other.ask("stop")
+
+        with pytest.raises(StudyStuck, match="the audit was stopped; run it again with: nightlab audit"):
+            again.result(timeout=30)
+    assert seen_in_the_pause == []
+    assert looked
 
 
 def test_a_night_whose_audit_shows_no_gain_leaves_the_branch_as_a_whole(lab: Lab) -> None:

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +36,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 StudyName = Annotated[str, typer.Option("--study", help="The study's name.")]
 Workers = Annotated[int, typer.Option(min=1, help="How many runs at a time.")]
 Unsafe = Annotated[bool, typer.Option("--unsafe", help="Where no jail works, run without one; or in a weaker one.")]
+_PICTURED = 8
+"""Experiments that are worth a picture at the end of a run: it takes half a second to draw."""
 Id = Annotated[int, typer.Argument(metavar="ID", help="The experiment's number.")]
 
 
@@ -156,6 +158,44 @@ def print_report(name: str) -> None:
     )
     say_if_unjailed(facts)
     print("\n".join(map(harmless, lines(report_of(name)))))
+
+
+def write_report(name: str, path: Path) -> None:
+    """Write the report of a study as a file: a page, Markdown or JSON, by its ending; whole or not at all."""
+    from nightlab.dashboard.morning import FORMS
+    from nightlab.exports import write_whole
+
+    form = FORMS.get(path.suffix)
+    if form is None:
+        raise BadTask(f"cannot write a report called {path.name}: end its name in {', '.join(FORMS)}")
+    place = place_of(name)
+    with closing(place.read()) as ledger:
+        text = form(ledger, name=name, is_running=place.holder() is not None)
+    try:
+        write_whole(path, text)
+    except OSError as error:
+        raise BadTask(f"cannot write {path}: {error.strerror}; name a file in a folder that is there") from error
+
+
+def leave_report(name: str) -> str:
+    """Write the report and the picture beside the ledger, and say where; a copy that cannot be made ends nothing."""
+    import sqlite3
+
+    home = place_of(name).home
+    page, left = home / "report.html", ["report.md"]
+    try:
+        write_report(name, page)
+        write_report(name, home / "report.md")
+        with closing(place_of(name).read()) as ledger:
+            is_worth_a_picture = len(ledger.experiments(limit=_PICTURED)) == _PICTURED
+        with suppress(BadTask):  # what draws is an extra, and there may be nothing to draw
+            if is_worth_a_picture:
+                draw(name, home / ".progress.svg")
+                (home / ".progress.svg").replace(home / "progress.svg")
+                left.append("progress.svg")
+    except (NightlabError, OSError, sqlite3.Error) as error:
+        return f"the report could not be left in {home} ({error}); the ledger has it all: nightlab report"
+    return f"The report: {page} (beside it {', '.join(left)})"
 
 
 def draw(name: str, path: Path) -> None:

@@ -22,6 +22,7 @@ from nightlab.cli.base import (
     say_if_unjailed,
     shown,
     status_of,
+    write_report,
 )
 from nightlab.errors import BadTask
 
@@ -60,8 +61,18 @@ def status(study: StudyName = "main", as_json: Json = False) -> None:
 
 
 @app.command()
-def report(study: StudyName = "main", as_json: Json = False) -> None:
+def report(
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A page to open from disk (.html), .md or .json.")
+    ] = None,
+    study: StudyName = "main",
+    as_json: Json = False,
+) -> None:
     """What came of it: the audited gain first, what it cost, what fell away, what transferred."""
+    if output is not None:
+        write_report(study, output)
+        print_json({"file": str(output)}) if as_json else print(output)
+        return
     print_json(report_of(study)) if as_json else print_report(study)
 
 

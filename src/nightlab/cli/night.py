@@ -19,7 +19,7 @@ from nightlab.cli.base import (
     Unsafe,
     Workers,
     app,
-    draw,
+    leave_report,
     open_study,
     place_of,
     print_json,
@@ -73,14 +73,13 @@ def demo(
     stop = Stop(experiments=experiments, seconds=seconds(for_))
     with open_study("main", seed=seed, workers=workers, unsafe=unsafe) as study, _crew(["tuner"]) as crew:
         _search(study, crew, stop, is_quiet=as_json)
+    left = leave_report("main")
     if as_json:
         print_json(status_of("main"))
         return
-    with suppress(ImportError):  # the picture is an extra
-        draw("main", Path(".nightlab/progress.svg"))
-        print(f"The picture: {folder}/.nightlab/progress.svg")
     print(f"Look around: cd {folder}; nightlab log; nightlab best; nightlab diff; git log nightlab/main")
     print_report("main")
+    print(left)
     found = report_of("main")["audited"]
     holds = found is not None and found["low"] > 0
     print(
@@ -129,11 +128,14 @@ def run(
     ):
         if not as_json:
             _say_what_is_left_out(opened)
+        _write_caps(opened, money=max_cost, tokens=max_tokens, experiments=experiments, seconds=stop.seconds)
         reason = _search(opened, crew, stop, is_quiet=as_json, looks_back=audit)
+    left = leave_report(study)
     if as_json:
         print_json(status_of(study) | {"stopped": reason})
     else:
         print_report(study)
+        print(left)
 
 
 @app.command()
@@ -179,7 +181,7 @@ def audit(
         found = opened.auditor(speaker(as_json)).audit(repeats)
     if found is None:
         raise StudyStuck("there is nothing to audit: nothing that was kept stands")
-    print_json(found) if as_json else print_report(study)
+    _tell(study, found, as_json)
 
 
 @app.command()
@@ -189,7 +191,7 @@ def prune(workers: Workers = 1, unsafe: Unsafe = False, study: StudyName = "main
         found = opened.pruner(speaker(as_json)).prune()
     if found is None:
         raise StudyStuck("there is nothing to prune: nothing that was kept stands")
-    print_json(found) if as_json else print_report(study)
+    _tell(study, found, as_json)
 
 
 @app.command()
@@ -208,13 +210,32 @@ def transfer(
         found = [opened.auditor(speaker(as_json)).transfer(one) for one in rungs]
     if found[0] is None:
         raise StudyStuck("there is nothing to transfer: nothing that was kept stands")
-    print_json(found) if as_json else print_report(study)
+    _tell(study, found, as_json)
+
+
+def _tell(study: str, found: object, as_json: bool) -> None:
+    """What a look back has found, and the report anew."""
+    left = leave_report(study)
+    if as_json:
+        print_json(found)
+        return
+    print_report(study)
+    print(left)
 
 
 def _say_what_is_left_out(study: Study) -> None:
     if study.is_new and (left := study.place.repository.left_out()):
         shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
         print(f"the study starts from HEAD and leaves out what is not committed: {shown}")
+
+
+def _write_caps(study: Study, **caps: float | None) -> None:
+    """Record what agents may spend, so that whoever looks sees how near the cap is; nothing where nothing is new."""
+    from nightlab.ledger import Event
+
+    before = study.ledger.last("capped")
+    if any(caps.values()) if before is None else dict(before.body) != caps:
+        study.ledger.append(Event("capped", str(study.ledger.count("capped")), caps))
 
 
 def _search(study: Study, crew: Crew, stop: Stop, *, is_quiet: bool = False, looks_back: bool = True) -> str:
