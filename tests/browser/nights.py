@@ -151,7 +151,7 @@ class Night:
 
 def night_at(root: Path, name: str = "main") -> Night:
     """A pen for the ledger of a study, which may not have begun."""
-    (root / ".git").mkdir(parents=True, exist_ok=True)
+    (root / ".nightlab").mkdir(parents=True, exist_ok=True)
     place = find(root, name)
     place.home.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(place.ledger)

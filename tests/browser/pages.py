@@ -78,9 +78,13 @@ def served(folder: Path, port: int = 0) -> Iterator[Server]:
         server.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """One browser for all tests of a process."""
+    """One browser for the tests of a module.
+
+    Not of the session: as long as Playwright is there, an event loop counts as running in this thread, and no test of
+    another module could have one of its own.
+    """
     program = shutil.which("chromium")
     need(program is not None, "chromium is not installed (sudo apt-get install chromium)")
     with sync_playwright() as playwright:
@@ -116,7 +120,8 @@ class Watched:
         """Nothing of it may have happened."""
         hacked = [page.url for page in context.pages if page.evaluate("window.__hacked ?? null") is not None]
         errors = [error for error in self.errors if not re.search(self.expects, error)]
-        assert (self.outside, self.dialogs, hacked, errors) == ([], [], [], [])
+        happened = {"requests outside": self.outside, "dialogs": self.dialogs, "hacked": hacked, "errors": errors}
+        assert not any(happened.values()), happened
 
 
 Visit = Callable[..., Page]

@@ -60,7 +60,7 @@ def test_what_happens_is_on_the_page_within_a_second(night: Night, server: Serve
 def test_a_page_opened_before_its_study_comes_alive(tmp_path: Path, visit: Visit) -> None:
     (tmp_path / ".git").mkdir()
     with served(tmp_path) as server:
-        page = visit(server.at(), expects="status of 404")
+        page = visit(server.at(), expects="status of 404|ERR_INCOMPLETE")
         early = page.locator("body").inner_text()
 
         night = night_at(tmp_path)
