@@ -2,7 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 AGENTS := .agents
-.PHONY: demo test test-core test-slow test-agents screenshots check lock clean
+MIRRORS := .mirrors
+WHOLE := tests/night tests/crash tests/adversarial tests/test_agent_nights.py
+.PHONY: demo test test-core test-slow test-agents test-mirrors check docs screenshots lock clean
 
 demo: .set-up
 	@$(BIN)/nightlab demo
@@ -13,8 +15,10 @@ test: .set-up-dev
 test-core: .set-up-dev
 	@$(BIN)/pytest tests/core
 
+# Two at a time, but for those that keep every core busy themselves.
 test-slow: .set-up-dev
-	@$(BIN)/pytest -m slow
+	@$(BIN)/pytest -n 2 --dist worksteal -m slow $(addprefix --ignore=,$(WHOLE))
+	@$(BIN)/pytest -m slow $(WHOLE)
 
 # Seven coding agents, installed for real (2 GB), each in the jail against a scripted model; no key is needed.
 test-agents: .set-up-dev $(AGENTS)/.set-up
@@ -24,6 +28,18 @@ $(AGENTS)/.set-up: tests/agents/installed/package.json tests/agents/installed/pa
 	@mkdir -p $(AGENTS) && cp tests/agents/installed/package*.json $(AGENTS)/
 	npm install --prefix $(AGENTS) --no-audit --no-fund --loglevel=error
 	$(PYTHON) -m venv $(AGENTS)/aider && $(AGENTS)/aider/bin/pip install -q -r tests/agents/installed/aider.txt
+	@touch $@
+
+# The clients of W&B, MLflow (its server too) and trackio, and pyarrow: 0.8 GB in an environment of their own. trackio
+# wants an older pillow than the lock has.
+test-mirrors: $(MIRRORS)/.set-up
+	@NIGHTLAB_MIRRORS=1 $(MIRRORS)/bin/pytest -n 2 tests/mirrors
+
+$(MIRRORS)/.set-up: pyproject.toml requirements.lock tests/mirrors/installed.txt
+	$(PYTHON) -m venv $(MIRRORS) && $(MIRRORS)/bin/pip install -q --disable-pip-version-check uv
+	grep -v '^pillow' requirements.lock > $(MIRRORS)/constraints.txt
+	$(MIRRORS)/bin/uv pip install -q --python $(MIRRORS)/bin/python -c $(MIRRORS)/constraints.txt \
+	  -r tests/mirrors/installed.txt -e .
 	@touch $@
 
 # Every view of the page, desk and phone, light and dark: of the demo, or of another study by STUDY=folder.
@@ -44,6 +60,10 @@ check: .set-up-dev
 	@./set-up "$(PYTHON)" plots,agents,mcp,notify,dev
 	@touch $@ .set-up
 
+# The pages that are read off the code: every key of the task file, every command.
+docs: .set-up-dev
+	@$(BIN)/python docs/reference.py
+
 # The lock holds versions and no addresses, so that it serves pip and uv on any index.
 lock: .set-up-dev
 	$(BIN)/python -m pip install -q uv
@@ -51,4 +71,4 @@ lock: .set-up-dev
 	  --no-header --no-annotate -q -o requirements.lock
 
 clean:
-	rm -rf .venv .set-up .set-up-dev $(AGENTS)
+	rm -rf .venv .set-up .set-up-dev $(AGENTS) $(MIRRORS)

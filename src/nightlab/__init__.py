@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from nightlab.executor import Executor
     from nightlab.ledger import Ledger
     from nightlab.loop import Loop
+    from nightlab.observation import Observation, observe
     from nightlab.proposer import Context, Proposer
     from nightlab.task import Task
     from nightlab.values import Decision, Experiment, Job, Measurement, Proposal, Run, Status
@@ -27,6 +28,7 @@ _HOMES = {
     "Ledger": "ledger",
     "Loop": "loop",
     "Measurement": "values",
+    "Observation": "observation",
     "Policy": "decide",
     "Proposal": "values",
     "Proposer": "proposer",
@@ -34,6 +36,7 @@ _HOMES = {
     "Run": "values",
     "Status": "values",
     "Task": "task",
+    "observe": "observation",
 }
 __version__ = "0.1.0"
 __all__ = [*_HOMES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -140,6 +140,7 @@ class Loop:
         seed: int = 0,
         ideas: Mapping[str, str] | None = None,
         instructions: Callable[[], str] = str,
+        insights: Callable[[], Sequence[str]] = tuple,
         smoke: Smoke | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
@@ -155,6 +156,7 @@ class Loop:
             seed=seed,
             ideas=ideas,
             instructions=instructions,
+            insights=insights,
             smoke=smoke,
             clock=clock,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Literal
@@ -31,7 +32,8 @@ _OURS: dict[str, dict[str, str]] = {
 def load(role: Role, name: str) -> Any:
     """The class or factory behind a name. Raises BadPlugin with what there is to choose from.
 
-    A stranger's package names its own under the entry-point group `nightlab.<role>`.
+    A stranger's package names its own under the entry-point group `nightlab.<role>`; a module may also be a file of
+    the folder one is in.
     """
     target = name if ":" in name else _OURS[role].get(name)
     if target is None:
@@ -42,6 +44,8 @@ def load(role: Role, name: str) -> Any:
             )
         target = found[0].value
     module, _, attribute = target.partition(":")
+    if ":" in name and "" not in sys.path:
+        sys.path.append("")  # a file of the user's own folder; last, so that it shadows nothing
     try:
         return getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:

@@ -59,6 +59,8 @@ class Context:
     """The kept changes that the incumbent is made of, oldest first."""
     traces: Mapping[int, Trace] = field(default_factory=dict)
     """What the latest experiments' runs left to be read, by experiment."""
+    insights: Sequence[str] = ()
+    """What every experiment so far says together: what works, what hurts, dead ends, what was never tried."""
     steering: Sequence[str] = ()
     """What the human has said since the study began, oldest first."""
     peers: Sequence[str] = ()

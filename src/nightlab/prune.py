@@ -24,7 +24,7 @@ _PRIOR_GAIN, _PRIOR_SD = 0.5, 1.0
 _ROUNDS, _GUESS = 25, 4
 WORTH, WORTH_ALONE = 0.1, 0.2
 """In sigma, what a keep has to bring to stay: by the ridge, which draws towards what keeps are worth, and by itself."""
-_LOSS, _PLAIN = 0.5, 1.5
+_PLAIN = 1.5
 
 
 def runs_needed(keeps: int) -> int:
@@ -112,9 +112,9 @@ def is_accepted(
 ) -> bool:
     """Whether the pruned whole, on fresh runs, does not plainly lose against the full one.
 
-    It may lose half a sigma, or 1.5 times what one run varies by (`noise`, sigma unless said) where that is more: about
-    two standard errors of three runs against three. Half a sigma alone would refuse a harmless drop by chance a quarter
-    of the time; a smaller loss shows in the next estimate, where these runs count.
+    It may lose 1.5 sigma, about two standard errors of three runs against three: half of that would refuse a harmless
+    drop by chance a quarter of the time, and a smaller loss shows in the next estimate, where these runs count. Where
+    seeds are shared it may lose 1.5 times what one run then varies by (`noise`), or 0.2 sigma where that is more.
     """
-    most = max(_LOSS * sigma, _PLAIN * (sigma if noise is None else noise))
+    most = _PLAIN * sigma if noise is None else max(WORTH_ALONE * sigma, _PLAIN * noise)
     return improvement(direction, fmean(pruned), fmean(full)) > -most

@@ -21,7 +21,7 @@ from nightlab.simplicity import PRICE, complexity
 from nightlab.stats import difference, spread
 from nightlab.values import Experiment, Status, derived_seed, improvement
 
-_LOOKS = 8
+_LOOKS = 10
 """How often fresh runs are spent on one prune, each time on fewer keeps."""
 _SEEDS = 2
 """Under which each keep is turned off alone, where seeds are shared."""
@@ -184,7 +184,7 @@ class Pruner:
         direction = self.lineage.task.metric.direction
         if not self.is_alone:
             return prune.estimate(sheet.matrix, sheet.values, self.noise.sigma or 1e-12, direction)
-        left = prune.scatter(sheet.matrix, sheet.values, sheet.blocks, self.noise.scale)
+        left = self._scatter(sheet)
         runs = list(zip(sheet.rows, sheet.values, sheet.blocks, strict=True))
         whole = {seed: came for row, came, seed in runs if row.all()}
         means, stderrs = [], []
@@ -193,6 +193,10 @@ class Pruner:
             means.append(fmean(gains) if gains else float("inf"))  # it does not run without it: it pays
             stderrs.append(left * (2 / max(len(gains), 1)) ** 0.5)
         return means, stderrs
+
+    def _scatter(self, sheet: Sheet) -> float:
+        """What one run varies by where seeds are shared: a guess, and what the runs themselves leave unexplained."""
+        return prune.scatter(sheet.matrix, sheet.values, sheet.blocks, self.noise.scale)
 
     def _worthy(self, means: Sequence[float]) -> NDArray[np.bool_]:
         """Which units stay: what is worth its place, and what cannot be taken out together with worse ones."""
@@ -219,10 +223,11 @@ class Pruner:
         """Take out what looks idle where the whole does not plainly lose on fresh runs, then drop what still looks
         idle, these runs counted.
 
-        Where it loses, some that look idle one by one are needed together: halves are tried, the most idle first.
+        Where it loses, some that look idle one by one are needed together: halves are tried, those that change least
+        first.
         """
         new, on, waiting = self.lineage.ledger.next_number(), np.ones(len(is_on), bool), list[list[int]]()
-        waiting.append(sorted(map(int, np.flatnonzero(~is_on)), key=lambda place: means[place]))
+        waiting.append(sorted(map(int, np.flatnonzero(~is_on)), key=lambda place: abs(means[place])))
         looks: tuple[list[Finding], list[Finding]] = ([], [])
         reason = ""
         for look in range(_LOOKS):
@@ -230,7 +235,7 @@ class Pruner:
                 break
             part, tried = waiting.pop(0), on.copy()
             tried[part] = False
-            pruned, full, why = self._look(number, new, look, tried)
+            pruned, full, why = self._look(number, new, look, tried, self._scatter(sheet) if self.is_alone else None)
             reason = reason or why
             if not why:
                 on, looks = tried, (pruned, full)
@@ -244,7 +249,7 @@ class Pruner:
         return self._drop(new, last, *(looks if (last == on).all() else ([], [])))
 
     def _look(
-        self, number: int, new: int, look: int, is_on: NDArray[np.bool_]
+        self, number: int, new: int, look: int, is_on: NDArray[np.bool_], noise: float | None
     ) -> tuple[list[Finding], list[Finding], str]:
         """Fresh runs with and without some units, in pairs of one seed, and why these cannot go; no words: they can."""
         best, direction, count = self.best, self.lineage.task.metric.direction, prune.CONFIRM_RUNS
@@ -263,7 +268,7 @@ class Pruner:
             return [], [], "without them it no longer runs"
         pruned, full = ([found[one.attempt.run] for one in side] for side in (short, whole))
         values = [value(one) for one in pruned], [value(one) for one in full]
-        is_fine = prune.is_accepted(*values, self.noise.sigma or 0.0, direction, noise=self.noise.scale)
+        is_fine = prune.is_accepted(*values, self.noise.sigma or 0.0, direction, noise=noise)
         return pruned, full, "" if is_fine else "without them it plainly loses"
 
     def _drop(

@@ -210,6 +210,8 @@ def cap_words(caps: dict[str, Any]) -> str:
 def headline(told: dict[str, Any]) -> str:
     """The audited gain with its interval and grade, or that there is none."""
     found = told["audited"]
+    if found is None and told["policy"] == "observed":
+        return "observed: every number is the foreign loop's own word for one run; nothing was raced or audited here"
     if found is None:
         return "not audited: run nightlab audit for a number to believe"
     where = "on fresh seeds and sealed data" if told["is_sealed"] else "on fresh seeds, not sealed"

@@ -82,6 +82,7 @@ class Search:
         seed: int = 0,
         ideas: Mapping[str, str] | None = None,
         instructions: Callable[[], str] = str,
+        insights: Callable[[], Sequence[str]] = tuple,
         smoke: Smoke | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
@@ -92,6 +93,7 @@ class Search:
         self._slow = {name: int(slots) for name, one in self._proposers.items() if (slots := getattr(one, "drafts", 0))}
         self._bandit = Bandit(list(self._proposers))
         self._ideas, self._instructions, self._smoke, self._clock = ideas or {}, instructions, smoke, clock
+        self._insights = insights
         self.history: deque[Experiment] = deque(maxlen=_MEMORY)
         self._steering: list[str] = []
         self._spaces: list[dict[str, Any]] = []
@@ -171,6 +173,7 @@ class Search:
         return replace(
             context,
             draft=draft,
+            insights=tuple(self._insights()),
             kept=tuple(self.ledger.lineage(parent.number)[1:]),
             traces={one.id: self._trace(one) for one in [*told, *near, *([failed] if failed else [])]},
             under_way=tuple([one.hypothesis for one in self.ledger.open_experiments()] + self._waiting()),

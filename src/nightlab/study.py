@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nightlab import plugins, sandbox, task
+from nightlab import insights, plugins, sandbox, task
 from nightlab.audit import Auditor
 from nightlab.decide import Policy
 from nightlab.errors import BadTask, NightlabError, NotFound
@@ -56,6 +56,19 @@ def load_task(place: Place) -> Task:
     return found
 
 
+def _refuse_records(place: Place) -> None:
+    """Raise BadTask where the study is what another loop did, observed or imported: it has no tree to go on from."""
+    if not place.ledger.exists():
+        return
+    with closing(Ledger(place.ledger)) as ledger:
+        known = ledger.study()
+    if known is not None and "base" not in known:
+        raise BadTask(
+            f"study {place.name} is the record of another loop, observed or imported, and cannot be searched; "
+            "start one beside it: nightlab run --study NAME"
+        )
+
+
 def _opened(place: Place) -> Ledger:
     """The study's ledger. One whose baseline never gave a number is put aside: the study starts anew from HEAD."""
     ledger = Ledger(place.ledger)
@@ -86,6 +99,7 @@ class Study:
         The strongest jail there is unless one is forced; `unsafe` allows none, and a weaker one than at the start.
         """
         self.place = place
+        _refuse_records(place)
         self.task = load_task(place)
         self.ledger = _opened(place)
         self._slots, self._jail, self._unsafe = slots, jail, unsafe
@@ -99,6 +113,7 @@ class Study:
                 words = f"study {place.name} was started with {name} {before!r}, not {value!r}"
                 raise BadTask(f"{words}; another {name} is another study: nightlab run --study NAME")
         self.judged_on = ""
+        self._read_at, self._seen = 0, list[str]()
         self.facts = self._checked(known) if known else self._start(seed or 0, policy or "race")
         self.ledger.wishes("stop", "pause", "resume")  # they were for the lab before
         session = {"slots": slots, "jail": self.executor.level}
@@ -167,6 +182,7 @@ class Study:
             seed=self.facts["seed"],
             ideas=self._ideas(),
             instructions=self._instructions,
+            insights=self._insights,
             smoke=Smoke(self.runner),
         )
 
@@ -279,6 +295,13 @@ class Study:
         paths = [path for path in tree.entries if Path(path).match(glob)]
         return {path: text for path in sorted(paths) if (text := self.place.repository.text(tree, path))}
 
+    def _insights(self) -> list[str]:
+        """What the experiments say together; read anew once they are a twentieth more, since it reads all of them."""
+        count = self.ledger.next_number()
+        if not self._read_at or count > 1.05 * self._read_at:
+            self._read_at, self._seen = count, insights.for_agents(self.place, self.ledger)
+        return self._seen
+
     def _instructions(self) -> str:
         return instructions(self.place)
 
@@ -301,7 +324,8 @@ def context_of(place: Place) -> tuple[Context, Task]:
         lineage = Lineage(task=found, ledger=ledger, repository=place.repository, branch=place.branch)
         noise = Noise(ledger, found.metric.direction, lambda _: None)
         noise.learn_start(ledger)
-        told = {"seed": study["seed"], "instructions": lambda: instructions(place)}
+        seen = insights.for_agents(place, ledger)
+        told = {"seed": study["seed"], "instructions": lambda: instructions(place), "insights": lambda: seen}
         search = Search([], task=found, ledger=ledger, lineage=lineage, noise=noise, **told)
         for experiment in ledger.experiments()[1:]:
             if not experiment.status.is_open:

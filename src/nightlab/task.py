@@ -53,21 +53,32 @@ class What(_Section):
     """[task]: what is run, what may change, what a run may read besides its tree."""
 
     run: Command
+    """The command that is run in a fresh worktree, with `NIGHTLAB_SEED`, `NIGHTLAB_BUDGET` and `NIGHTLAB_OUT`."""
     editable: tuple[str, ...] = Field(strict=False, min_length=1)
+    """Globs of the files a proposal may change; everything else is frozen."""
     predict: Command | None = None
+    """Level predictions: the command that answers `NIGHTLAB_INPUTS` into `NIGHTLAB_PREDICTIONS`."""
     artifact: Annotated[str, AfterValidator(_artifact)] | None = None
+    """Level artifact: the one file the run leaves in `NIGHTLAB_OUT`; `.npz`, `.safetensors` or `.json`."""
     data: tuple[str, ...] = Field(default=(), strict=False)
+    """Files and folders outside git that a run may read; never what is the judge's."""
     env: tuple[str, ...] = Field(default=(), strict=False)
+    """Names of variables that a run gets from your environment."""
     ideas: str | None = None
+    """A glob of patches worth trying, each with its hypothesis on top."""
 
 
 class Metric(_Section):
     """[metric]: the one number, which way it points, and how much of it the run may say itself."""
 
     name: str = Field(min_length=1)
+    """What is measured, as the script prints it."""
     direction: Direction
+    """Which way is better."""
     level: Literal["printed", "artifact", "predictions"] = "printed"
+    """Who says the number, see below."""
     bounds: tuple[float, float] | None = Field(default=None, strict=False)
+    """The lowest and the highest value that can be believed; anything outside is invalid."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -79,14 +90,17 @@ class Metric(_Section):
 class Budget(_Section):
     """[budget]: what a run is given. work: an amount the task understands; cpu, wall: seconds.
 
-    `cpu_cap` is in multiples of the baseline's CPU seconds and holds whatever the kind is, except for wall budgets,
-    where the clock rules. `timeout` (seconds) bounds a run whose baseline has not been seen yet.
+    Once the baseline has been seen a run may use 1.15 times what it used, or `cpu_cap` times where the budget is work.
     """
 
     kind: Literal["work", "cpu", "wall"] = "work"
+    """`work`: an amount the task understands, held in CPU seconds; `cpu` or `wall`: seconds."""
     amount: float | None = Field(default=None, gt=0)
+    """What a run is given, as `NIGHTLAB_BUDGET`."""
     cpu_cap: float = Field(default=2.0, gt=1.0)
+    """How many times the baseline's CPU seconds a run may use when the budget is work."""
     timeout: float = Field(default=3600.0, gt=0)
+    """Seconds after which a run is ended while the baseline has not been seen yet."""
 
 
 class Judge(_Section):
@@ -97,32 +111,45 @@ class Judge(_Section):
     """
 
     run: Command
+    """The command of the judge; it runs outside the jail, from your last commit, where no run can reach it."""
     files: tuple[str, ...] = Field(default=(), strict=False)
+    """Further files of the judge's that no run may see."""
     data: str = "validation"
+    """What decides: a file, a folder, or a bare name that only the judge understands; told as `NIGHTLAB_DATA`."""
     sealed: str = ""
+    """What only the audit opens; without it the report says 'not sealed'."""
     gives: bool | None = None
+    """Whether `give` is called before each run; unless said, at level predictions and not at level artifact."""
     env: tuple[str, ...] = Field(default=(), strict=False)
-    """Names of variables that the judge, and no run, gets from the environment: a key, an endpoint."""
+    """Names of variables that the judge, and no run, gets from your environment: a key, an endpoint."""
     hide: tuple[str, ...] = Field(default=(), strict=False)
-    """Globs of what no run may read though the jail shows it; {stdlib} is every standard library in there."""
+    """Globs of what no run may read though its jail shows it; `{stdlib}` is every standard library in there."""
 
 
 class Caps(_Section):
     """[limits]: what a run may use up besides time; `fastest` is the share of the baseline's time it must take."""
 
     memory_mb: float | None = Field(default=None, gt=0)
+    """Megabytes a run may hold."""
     processes: int = Field(default=512, gt=0)
+    """Processes and threads a run may have at a time."""
     log_mb: float = Field(default=64.0, gt=0)
+    """Megabytes a run may print."""
     silence: float | None = Field(default=None, gt=0)
+    """Seconds a run may go without printing."""
     artifact_mb: float = Field(default=1024.0, gt=0)
+    """Megabytes the artifact may hold, unpacked."""
     fastest: float = Field(default=0.05, ge=0, lt=1)
+    """A candidate that takes less than this share of the baseline's time is invalid; 0 where speed is the aim."""
 
 
 class Rung(_Section):
     """[scale.NAME]: a larger rung for transfer."""
 
     amount: float | None = Field(default=None, gt=0)
+    """The budget on this larger rung, where it is asked whether a gain holds at scale."""
     run: Command | None = None
+    """The command on this rung, where it is another."""
 
 
 class Task(_Section):

@@ -234,14 +234,17 @@ class Repository:
         tree = self.tree(parent)
         git_time = os.environ.get("SOURCE_DATE_EPOCH") or str(int(time.time()))
         who = f"Nightlab <nightlab@localhost> {git_time} +0000"
-        stream = [f"commit refs/heads/{branch}\nauthor {who}\ncommitter {who}\n".encode(), _data(message.encode())]
+        stream = [
+            f"commit refs/heads/{branch}\nauthor {who}\ncommitter {who}\n".encode(),
+            stream_data(message.encode()),
+        ]
         stream.append(f"from {parent}\n".encode())
         for path, text in sorted(files.items()):
             if text is None:
-                stream.append(f"D {_quoted(path)}\n".encode())
+                stream.append(f"D {stream_path(path)}\n".encode())
             else:
                 mode = tree.entries[path].mode if path in tree.entries else "100644"
-                stream += [f"M {mode} inline {_quoted(path)}\n".encode(), _data(text.encode())]
+                stream += [f"M {mode} inline {stream_path(path)}\n".encode(), stream_data(text.encode())]
         self.git("fast-import", "--quiet", "--force", input=b"".join(stream))
         return self.git("rev-parse", "--verify", f"refs/heads/{branch}").decode().strip()
 
@@ -263,11 +266,13 @@ class Repository:
             exclude.write_text(before + ("" if before.endswith("\n") or not before else "\n") + path + "\n")
 
 
-def _data(content: bytes) -> bytes:
+def stream_data(content: bytes) -> bytes:
+    """Bytes as git's fast-import reads them."""
     return b"data %d\n%b\n" % (len(content), content)
 
 
-def _quoted(path: str) -> str:
+def stream_path(path: str) -> str:
+    """A path as git's fast-import reads it."""
     escaped = path.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
 

@@ -1,7 +1,8 @@
 """The briefing: what an agent is told. Plain text made from a context by rules alone: the same context, the same bytes.
 
     program.md  ->  rules  ->  what the human said since  ->  what to mend  ->  where the search stands
-                ->  what was tried  ->  curves, untouched parts, ideas from elsewhere  ->  how to get unstuck
+                ->  what was tried  ->  what all say together  ->  curves, untouched parts
+                ->  ideas from elsewhere  ->  how to get unstuck
 
 Whatever programs printed or other agents wrote stands in lines that begin with a mark. Since every single line of it
 does, nothing in it can end the quotation. What this does not cover: a model may still believe what it reads there.
@@ -9,7 +10,6 @@ does, nothing in it can end the quotation. What this does not cover: a model may
 
 from __future__ import annotations
 
-import ast
 import math
 import re
 from collections import Counter
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from nightlab.agents.edits import plain
+from nightlab.insights import untouched
 from nightlab.proposer import Context
 from nightlab.task import PROGRAM_FILE, Task
 from nightlab.values import Experiment, Status
@@ -165,6 +166,13 @@ def _sections(context: Context) -> Iterator[Section]:
         rank=9,
         lead="The newest first. On this incumbent, do not propose them again.",
         fold=lambda shown: _folded(lost[shown:]),
+    )
+    yield Section(
+        "What all experiments say together",
+        [MARK + clip(plain(one), 70) for one in context.insights],
+        share=0.12,
+        rank=4,
+        lead='Means of first runs, so that they are not lucky; only what "works" or "hurts" is more than chance.',
     )
     yield _curves(context)
     yield _untouched(context)
@@ -343,44 +351,6 @@ def _untouched(context: Context) -> Section:
     lines = [f"{MARK}{clip(plain(path), 30)}: {clip(', '.join(names), 120)}" for path, names in sorted(found.items())]
     lead = "No experiment has changed these parts:"
     return Section("Not touched yet", lines if diffs else [], share=0.06, rank=7, lead=lead)
-
-
-def untouched(files: Mapping[str, str], diffs: Iterable[str]) -> dict[str, list[str]]:
-    """Path -> the functions, classes and constants at its top level that no diff has changed a line of.
-
-    Lines are compared by their words, since places move; where two parts share a line, both count as touched.
-    """
-    changed: dict[str, set[str]] = {}
-    for diff in diffs:
-        path, before = "", ""
-        for line in diff.split("\n"):
-            words = line[1:].strip()
-            if line.startswith("diff --git a/"):
-                path, before = line.rpartition(" b/")[2], ""
-            elif line.startswith(("+", "-")) and not line.startswith(("+++", "---")):
-                changed.setdefault(path, set()).update((words, before))
-            elif line.startswith(" "):
-                before = words
-    programs = [path for path in sorted(files) if path.endswith(".py")]
-    found = {path: list(_spared(files[path], changed.get(path, set()))) for path in programs}
-    return {path: names for path, names in found.items() if names}
-
-
-def _spared(text: str, changed: set[str]) -> Iterator[str]:
-    try:
-        body = ast.parse(text).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return
-    lines = text.split("\n")
-    for node in body:
-        own = {line.strip() for line in lines[node.lineno - 1 : node.end_lineno]}
-        if {line for line in own if any(letter.isalnum() for letter in line)} & changed:
-            continue
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            yield node.name if isinstance(node, ast.ClassDef) else f"{node.name}()"
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            yield from (target.id for target in targets if isinstance(target, ast.Name))
 
 
 def _stuck(context: Context, near: Sequence[Experiment]) -> Iterator[Section]:

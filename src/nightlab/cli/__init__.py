@@ -1,6 +1,20 @@
 """The command line: the only place that puts all parts together. Nothing heavy is imported before it is needed."""
 
-from nightlab.cli import bench, control, folder, inside, looking, night, page
+from nightlab.cli import bench, control, finish, folder, inside, insights, looking, night, observe, page, telling
 from nightlab.cli.base import app, main
 
-__all__ = ["app", "bench", "control", "folder", "inside", "looking", "main", "night", "page"]
+__all__ = [
+    "app",
+    "bench",
+    "control",
+    "finish",
+    "folder",
+    "inside",
+    "insights",
+    "looking",
+    "main",
+    "night",
+    "observe",
+    "page",
+    "telling",
+]

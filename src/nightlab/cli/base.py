@@ -162,6 +162,7 @@ def print_report(name: str) -> None:
 
 def write_report(name: str, path: Path) -> None:
     """Write the report of a study as a file: a page, Markdown or JSON, by its ending; whole or not at all."""
+    from nightlab import insights
     from nightlab.dashboard.morning import FORMS
     from nightlab.exports import write_whole
 
@@ -170,7 +171,8 @@ def write_report(name: str, path: Path) -> None:
         raise BadTask(f"cannot write a report called {path.name}: end its name in {', '.join(FORMS)}")
     place = place_of(name)
     with closing(place.read()) as ledger:
-        text = form(ledger, name=name, is_running=place.holder() is not None)
+        seen = insights.insights(ledger, texts=insights.texts_of(place, ledger))
+        text = form(ledger, name=name, is_running=place.holder() is not None, insights=seen)
     try:
         write_whole(path, text)
     except OSError as error:

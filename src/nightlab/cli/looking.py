@@ -178,12 +178,16 @@ def best(study: StudyName = "main", as_json: Json = False) -> None:
     with closing(place_of(study).read()) as ledger:
         found = ledger.incumbent()
         line = ledger.lineage(found.id) if found else []
+        is_ours = "base" in (ledger.study() or {})  # what another loop did has no branch here
     if as_json:
         print_json({"incumbent": row(line[-1]) if line else None, "lineage": [row(one) for one in line]})
         return
     for one in line:
         print(decision_line(one))
-    print(f"branch nightlab/{study}" if line else "nothing has been measured yet")
+    if not line:
+        print("nothing has been measured yet")
+    elif is_ours:
+        print(f"branch nightlab/{study}")
 
 
 @app.command()
@@ -199,23 +203,27 @@ def plot(
 
 @app.command()
 def export(
-    form: Annotated[str, typer.Argument(metavar="FORMAT", help="tsv (Karpathy's columns), csv or jsonl.")] = "tsv",
+    form: Annotated[
+        str, typer.Argument(metavar="FORMAT", help="tsv (Karpathy's columns), csv, jsonl or parquet.")
+    ] = "tsv",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="A file; else standard output.")] = None,
+    runs: Annotated[bool, typer.Option("--runs", help="One row for each run, not for each experiment.")] = False,
     study: StudyName = "main",
     as_json: Json = False,
 ) -> None:
     """Your data, in other tools' formats."""
     from nightlab import exports
 
+    form = "jsonl" if as_json else form
     with closing(place_of(study).read()) as ledger:
-        text = exports.text(ledger, "jsonl" if as_json else form)
-    if output is None:
-        print(text, end="")
-        return
-    try:
-        exports.write_whole(output, text)
-    except OSError as error:
-        raise BadTask(f"cannot write {output}: {error.strerror}") from error
+        if output is None:
+            for line in exports.lines(ledger, form, runs=runs):
+                print(line, end="")
+            return
+        try:
+            exports.write(ledger, form, output, runs=runs)
+        except OSError as error:
+            raise BadTask(f"cannot write {output}: {error.strerror or error}") from error
 
 
 @app.command("import")

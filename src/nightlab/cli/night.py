@@ -30,6 +30,7 @@ from nightlab.cli.base import (
     speaker,
     status_of,
 )
+from nightlab.cli.telling import Mirror, Notify, NotifyWhen, told
 from nightlab.errors import BadTask, NightlabError, StudyStuck
 
 if TYPE_CHECKING:
@@ -108,23 +109,24 @@ def run(
         bool, typer.Option("--audit/--no-audit", help="Prune, audit and try larger rungs at checkpoints and the end.")
     ] = True,
     unsafe: Unsafe = False,
+    notify: Notify = None,
+    notify_when: NotifyWhen = "end",
+    mirror: Mirror = None,
     study: StudyName = "main",
     as_json: Json = False,
 ) -> None:
     """Start a study, or go on with it."""
     from nightlab.loop import Stop
 
-    for name, number in (("--max-cost", max_cost), ("--target", target)):
-        if number is not None and not isfinite(number):
-            raise BadTask(f"{name} {number} is no number to compare with; write one like 2.5, or leave it out")
-    if not seconds(agent_time):
-        raise BadTask("--agent-time 0 leaves no time for an idea; write for example 15m")
+    beside = told(notify, notify_when, mirror)
+    _check_numbers(max_cost, target, agent_time)
     stop = Stop(experiments, None if for_ is None else seconds(for_), target, None, max_cost, max_tokens, plateau)
     limits: dict[str, Any] = {"money": max_cost, "tokens": max_tokens, "drafts": drafts, "seconds": seconds(agent_time)}
     limits["replay"] = replay
     with (
         _crew(agent or ["tuner"], say=speaker(as_json), **limits) as crew,
         open_study(study, seed=seed, policy=policy, workers=workers, unsafe=unsafe) as opened,
+        beside(opened.place, speaker(as_json)),
     ):
         if not as_json:
             _say_what_is_left_out(opened)
@@ -221,6 +223,14 @@ def _tell(study: str, found: object, as_json: bool) -> None:
         return
     print_report(study)
     print(left)
+
+
+def _check_numbers(max_cost: float | None, target: float | None, agent_time: str) -> None:
+    for name, number in (("--max-cost", max_cost), ("--target", target)):
+        if number is not None and not isfinite(number):
+            raise BadTask(f"{name} {number} is no number to compare with; write one like 2.5, or leave it out")
+    if not seconds(agent_time):
+        raise BadTask("--agent-time 0 leaves no time for an idea; write for example 15m")
 
 
 def _say_what_is_left_out(study: Study) -> None:

@@ -44,7 +44,7 @@ _MOST_OF_A_KIND = 6
 class Form(Protocol):
     """The report as a text of one kind."""
 
-    def __call__(self, ledger: Ledger, *, name: str, is_running: bool) -> str:
+    def __call__(self, ledger: Ledger, *, name: str, is_running: bool, insights: Mapping[str, Any] | None) -> str:
         """The report of a study."""
         ...
 
@@ -167,12 +167,15 @@ def strip(told: Mapping[str, Any]) -> Strip | None:
     )
 
 
-def _as_markdown(ledger: Ledger, *, name: str, is_running: bool) -> str:
-    return markdown(report(ledger, name=name, is_running=is_running))
+def _as_markdown(ledger: Ledger, *, name: str, is_running: bool, insights: Mapping[str, Any] | None = None) -> str:
+    said = markdown(report(ledger, name=name, is_running=is_running)).splitlines()
+    known = [f"{plain(one['subject'])}: {plain(one['words'])}" for _, ones, _ in _findings(insights) for one in ones]
+    return "\n".join([*said, *_section("What works here", known)]) + "\n"
 
 
-def _as_json(ledger: Ledger, *, name: str, is_running: bool) -> str:
-    return json.dumps(report(ledger, name=name, is_running=is_running), indent=1, default=str) + "\n"
+def _as_json(ledger: Ledger, *, name: str, is_running: bool, insights: Mapping[str, Any] | None = None) -> str:
+    told = report(ledger, name=name, is_running=is_running) | {"insights": insights}
+    return json.dumps(told, indent=1, default=str) + "\n"
 
 
 FORMS: dict[str, Form] = {".html": html, ".md": _as_markdown, ".json": _as_json}
@@ -219,9 +222,14 @@ def _lines(diff: str) -> Iterator[tuple[str, str]]:
 
 def _findings(insights: Mapping[str, Any] | None) -> list[tuple[str, list[Mapping[str, Any]], int]]:
     """What was learned, by kind: title, the first findings, and how many more there are."""
-    found = list(insights["findings"]) if insights else []
-    groups = [(title, [one for one in found if one["kind"] == kind]) for kind, title in _KINDS.items()]
-    return [(title, ones[:_MOST_OF_A_KIND], max(0, len(ones) - _MOST_OF_A_KIND)) for title, ones in groups if ones]
+    groups = by_kind(insights["findings"]) if insights else []
+    return [(title, ones[:_MOST_OF_A_KIND], max(0, len(ones) - _MOST_OF_A_KIND)) for title, ones in groups]
+
+
+def by_kind(findings: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """Findings of one kind together, under its title."""
+    groups = [(title, [one for one in findings if one["kind"] == kind]) for kind, title in _KINDS.items()]
+    return [(title, ones) for title, ones in groups if ones]
 
 
 def markdown(told: Mapping[str, Any]) -> str:

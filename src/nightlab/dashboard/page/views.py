@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib
 import json
 import re
 import secrets
@@ -28,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from nightlab import __version__, control
+from nightlab import __version__, control, insights
 from nightlab.dashboard import chart, morning
 from nightlab.dashboard.page import events, readings, studies
 from nightlab.dashboard.page.detail import experiment_page, log_page
@@ -224,11 +223,11 @@ class Page:
     def insights(self, request: Request) -> Response:
         """What works here."""
         place, query = self.place(request), request.query_params.get("q", "")[:_LONGEST_WORD]
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = {"findings": [], "matches": []}
         if place.ledger.exists():
-            with closing(place.read()) as ledger:
-                found = _insights(ledger, query)
-        return self.show("insights.html", request, place, query=query, found=found)
+            found = json.loads(self._once(place, "insights", lambda ledger: _insights(place, ledger, query), query))
+        groups = morning.by_kind(found["findings"])
+        return self.show("insights.html", request, place, query=query, groups=groups, matches=found["matches"])
 
     def controls(self, request: Request) -> Response:
         """What can be told to the study, what was, and how it was set."""
@@ -277,10 +276,10 @@ class Page:
         body = self._once(place, kind.__name__, lambda ledger: json.dumps(kind(ledger, most=_POINTS)))
         return Response(body, media_type="application/json", headers=_FRESH)
 
-    def _once(self, place: Place, name: str, reckon: Callable[[Ledger], str]) -> str:
-        """What takes a while is reckoned once for all pages, until something happens."""
+    def _once(self, place: Place, name: str, reckon: Callable[[Ledger], str], asked: str = "") -> str:
+        """What takes a while is reckoned once for all pages, until something happens or something else is asked."""
         with self._reckoning, closing(place.read()) as ledger:
-            mark = (ledger.last_seq(), place.holder())
+            mark = (ledger.last_seq(), place.holder(), asked)
             before, body = self._reckoned.get((place.name, name), (None, ""))
             if before != mark:
                 body = reckon(ledger)
@@ -398,16 +397,6 @@ def _file(name: str) -> tuple[bytes, bytes, str]:
     return plain, gzip.compress(plain, 9, mtime=0), f'"{hashlib.blake2b(plain, digest_size=8).hexdigest()}"'
 
 
-def _insights(ledger: Ledger, query: str) -> dict[str, Any]:
-    """What works here; nothing where this installation has no such reading."""
-    try:
-        reading = importlib.import_module("nightlab.insights")
-    except ModuleNotFoundError:
-        return {}
-    found: dict[str, Any] = reading.insights(ledger, query)
-    return found
-
-
 def _report(place: Place, ledger: Ledger) -> str:
     """The report; of a long night by a process of its own, since it reads every patch, and this one is to stay small.
 
@@ -416,14 +405,28 @@ def _report(place: Place, ledger: Ledger) -> str:
     if ledger.first() is None:
         raise NotFound(f"study {place.name} has measured nothing yet, so there is no report; look again in a while")
     if ledger.next_number() < _LONG:
-        return morning.html(ledger, name=place.name, is_running=place.holder() is not None)
+        found = insights.insights(ledger, texts=insights.texts_of(place, ledger))
+        return morning.html(ledger, name=place.name, is_running=place.holder() is not None, insights=found)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "report.html"
-        command = [sys.executable, "-m", "nightlab", "-C", str(place.root), "report", "--study", place.name]
-        done = subprocess.run([*command, "-o", str(file)], capture_output=True, text=True)
-        if done.returncode:
-            raise StudyStuck(f"the report could not be written: {done.stderr[-400:] or done.returncode}")
+        _elsewhere(place, "report", "-o", str(file))
         return file.read_text(encoding="utf-8")
+
+
+def _insights(place: Place, ledger: Ledger, query: str) -> str:
+    """What works here, as JSON; of a long night by a process of its own."""
+    if ledger.next_number() < _LONG:
+        return json.dumps(insights.insights(ledger, query, texts=insights.texts_of(place, ledger)))
+    return _elsewhere(place, "insights", "--json", "--", query)
+
+
+def _elsewhere(place: Place, verb: str, *words: str) -> str:
+    """What a command of ours prints, in a process of its own, whose memory goes when it ends."""
+    command = [sys.executable, "-m", "nightlab", "-C", str(place.root), verb, "--study", place.name, *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise StudyStuck(f"nightlab {verb} failed: {done.stderr[-400:] or done.returncode}")
+    return done.stdout
 
 
 def _front(db: Any, sign: float) -> list[dict[str, Any]]:
