@@ -4,7 +4,7 @@ BIN := .venv/bin
 AGENTS := .agents
 MIRRORS := .mirrors
 WHOLE := tests/night tests/crash tests/adversarial tests/test_agent_nights.py
-.PHONY: demo test test-core test-slow test-agents test-mirrors check docs lock clean
+.PHONY: demo test test-core test-slow test-agents test-mirrors check docs screenshots lock clean
 
 demo: .set-up
 	@$(BIN)/nightlab demo
@@ -41,6 +41,11 @@ $(MIRRORS)/.set-up: pyproject.toml requirements.lock tests/mirrors/installed.txt
 	$(MIRRORS)/bin/uv pip install -q --python $(MIRRORS)/bin/python -c $(MIRRORS)/constraints.txt \
 	  -r tests/mirrors/installed.txt -e .
 	@touch $@
+
+# Every view of the page, desk and phone, light and dark: of the demo, or of another study by STUDY=folder.
+STUDY ?= nightlab-demo
+screenshots: .set-up-dev
+	@$(BIN)/python docs/screenshots.py $(STUDY) docs/pictures
 
 check: .set-up-dev
 	$(BIN)/ruff format --check src tests

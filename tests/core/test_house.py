@@ -43,6 +43,7 @@ ROOF = [
     "bench",
     "judgebench",
     "cheatbench",
+    "pagebench",
     "replay",
     "finish",
     "cli",

@@ -141,3 +141,16 @@ def cheats_(
         print(summary(found))
     if any(not one.is_as_told for one in found):
         raise typer.Exit(1)
+
+
+@bench_app.command("page")
+def page_(
+    experiments: Annotated[int, typer.Option(min=100, help="How many in the night that is shown.")] = 10_000,
+    pages: Annotated[int, typer.Option(min=1, help="How many open pages watch a study.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """The page of a long night: time, bytes, memory, delay; and what open pages cost the study they watch."""
+    from nightlab.pagebench import lines, page
+
+    found = page(experiments, pages=pages)
+    print_json(found) if as_json else print("\n".join(lines(found)))
