@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -234,3 +236,27 @@ def test_an_odd_place_to_begin_at_is_answered(page: Served, since: str) -> None:
     assert reader.status == 200
     assert reader.headers["content-type"].startswith("text/event-stream")
     assert "content-encoding" not in reader.headers
+
+
+def test_a_page_that_comes_after_a_while_of_nobody_waits_for_news_and_does_not_spin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_IDLE", 0.3)
+    watch = events.Watch(tmp_path / "no-ledger", lambda since: events.News(0, (), {"summary": "{}"}))
+
+    async def look(seconds: float) -> None:
+        page = watch.follow(None)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                async for _ in page:
+                    pass
+        await page.aclose()
+
+    async def twice() -> float:
+        await look(0.3)
+        await asyncio.sleep(1.0)
+        began = time.thread_time()
+        await look(0.6)
+        return time.thread_time() - began
+
+    assert asyncio.run(twice()) < 0.3

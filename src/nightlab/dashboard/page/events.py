@@ -103,7 +103,7 @@ class Watch:
         """See that somebody looks at the ledger, and that there is something to show."""
         async with self._lock:
             if self._task is None or self._task.done():
-                self._is_over = False
+                self._is_over, self._turn = False, asyncio.Event()  # the old one is set: nobody would ever wait
                 await self._poll(is_first=True)
                 self._task = asyncio.create_task(self._keep_polling())
 
