@@ -1,10 +1,11 @@
 """The insights: what works here, read from every experiment of a ledger; the same ledger gives the same words.
 
-An effect is what the first run of a patch gained on its parent's unselected runs, over all patches that ran, kept or
-not: later runs are made only of what looked good, and keeps alone are lucky. Losses beyond three standard deviations
-of one run count as three, so that one accident does not hide what the others show. Intervals are Student's. Where many
-groups are looked at, some look good by luck: a group "holds" only if it passes Benjamini and Hochberg's (1995) step-up
-at ten per cent over all groups tried three times or more.
+An effect is what the first run of a patch gained on runs of its parent that were made after that was kept, over all
+patches that ran, kept or not: later runs are made only of what looked good, and keeps alone are lucky. Losses beyond
+three times what gains vary by count as three, so that one accident does not hide what the others show. Intervals
+are Student's, and hold the doubt about the parents' runs. Where many groups are looked at, some look good by luck: a
+group "holds" only if it passes Benjamini and Hochberg's (1995) step-up at ten per cent over all groups with three such
+gains or more.
 """
 
 from __future__ import annotations
@@ -12,22 +13,20 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from math import sqrt
-from statistics import fmean, stdev
+from dataclasses import dataclass, replace
+from math import inf, sqrt
 from typing import Any
 
 from nightlab.insights import changes
+from nightlab.insights.effects import FEWEST, GUESS, Effect, Gain, clipped, effect, survivors, typical
+from nightlab.insights.gains import Yardstick, first_gains, yardstick
 from nightlab.ledger import Ledger
 from nightlab.lineage import LAB
-from nightlab.readings import estimate
-from nightlab.stats import t_cdf, t_quantile
-from nightlab.values import Direction, Experiment, Status, improvement
+from nightlab.stats import t_cdf
+from nightlab.values import Direction, Experiment, Status
 
-FEWEST = 3
-"""Tries of one group before anything is said of it: one experiment shows nothing."""
-_FALSE, _CONFIDENCE, _WORST = 0.1, 0.95, 3.0
 _MOST, _MOST_IDS, _MATCHES = 12, 12, 50
+_LOSES, _OPEN = "it loses on average, and paid now and then", "not told apart from nothing"
 Texts = Mapping[str, str]
 Finding = dict[str, Any]
 
@@ -37,7 +36,7 @@ class Try:
     """One patch that ran, or failed to: what its first run gained, and the groups it belongs to."""
 
     one: Experiment
-    gain: float | None
+    gain: Gain | None
     groups: tuple[tuple[str, str], ...]
 
 
@@ -47,12 +46,13 @@ def insights(ledger: Ledger, query: str = "", *, texts: Texts | None = None) -> 
     `texts` are the incumbent's editable files: with them functions are told apart, and what was never tried is seen.
     """
     study = ledger.study() or {}
-    sigma = _sigma(ledger)
-    everything = ledger.experiments()[1:]
-    tries = _tries(ledger, everything, study.get("direction", "lower"), texts or {})
+    direction: Direction = study.get("direction", "lower")
+    noise, everything = yardstick(ledger, direction), ledger.experiments()[1:]
+    tries = _tries(ledger, everything, direction, noise=noise, texts=texts or {})
     findings = [
-        *_effects(tries, sigma, study.get("metric", "the metric")),
-        *_interactions(ledger, tries, sigma),
+        *_effects(tries, noise, study.get("metric", "the metric")),
+        *_pairs(tries, noise),
+        *_pruned(ledger),
         *_dead_ends(tries),
         *_untried(texts or {}, everything),
         *_simpler(ledger, everything),
@@ -63,7 +63,7 @@ def insights(ledger: Ledger, query: str = "", *, texts: Texts | None = None) -> 
     return {
         "study": study.get("study"),
         "metric": study.get("metric"),
-        "sigma": sigma,
+        "sigma": noise.sigma,
         "experiments": len(tries),
         "query": query,
         "findings": [one for one in findings if _fits(query, one["subject"], one["words"])],
@@ -82,29 +82,29 @@ def lines(told: Mapping[str, Any], *, most: int = 24) -> list[str]:
 # What is known of each patch
 
 
-def _sigma(ledger: Ledger) -> float | None:
-    measured = ledger.last("measured")
-    return measured.body["sigma"] if measured else None
-
-
-def _tries(ledger: Ledger, everything: Sequence[Experiment], direction: Direction, texts: Texts) -> list[Try]:
+def _tries(
+    ledger: Ledger, everything: Sequence[Experiment], direction: Direction, *, noise: Yardstick, texts: Texts
+) -> list[Try]:
     ran = [one for one in everything if one.proposer != LAB and one.diff and one.status is not Status.REJECTED]
     ran = [one for one in ran if not one.status.is_open]
-    places, parents = changes.homes(texts), dict[int, float | None]()
-
-    def gain(one: Experiment) -> float | None:
-        """What its first run gained; where an older or a foreign loop recorded no runs, the gain it told."""
-        parent = one.parent or 0
-        if parent not in parents:
-            parents[parent] = estimate(ledger, ledger.experiment(parent))
-        first, start = ledger.samples(one.id, "candidate")[:1], parents[parent]
-        return improvement(direction, first[0][2], start) if first and start is not None else one.gain
+    places, gains = changes.homes(texts), first_gains(ledger, ran, direction, noise)
 
     def groups(one: Experiment) -> Iterator[tuple[str, str]]:
         yield from (("change", kind) for kind in changes.kinds(one.diff, one.facts))
         yield from (("part", part) for part in changes.parts(one.diff, places))
 
-    return [Try(one, gain(one), tuple(groups(one))) for one in ran]
+    tries = [Try(one, gains.get(one.id), tuple(groups(one))) for one in ran]
+    wider = noise.doubted(_spread(tries, noise))
+    return [replace(one, gain=one.gain and one.gain._replace(doubt=one.gain.doubt * wider)) for one in tries]
+
+
+def _spread(tries: Sequence[Try], noise: Yardstick) -> float:
+    """What gains of one group vary by from try to try: one run's noise at least."""
+    return max(typical(_gains(group) for group in _grouped(tries).values()), noise.sigma or 0.0)
+
+
+def _gains(group: Sequence[Try]) -> list[Gain]:
+    return [one.gain for one in group if one.gain is not None]
 
 
 def _grouped(tries: Sequence[Try]) -> dict[tuple[str, str], list[Try]]:
@@ -137,80 +137,96 @@ def _finding(kind: str, subject: str, words: str, tries: Sequence[Try] = (), **m
 # Effects
 
 
-@dataclass(frozen=True, slots=True)
-class Effect:
-    """A mean gain with its interval, and how often luck alone would show one so far above nothing, or below."""
-
-    mean: float
-    low: float
-    high: float
-    above: float
-    below: float
-
-
-def effect(gains: Sequence[float], sigma: float | None) -> Effect | None:
-    """The mean of first-run gains, losses beyond three sigma counted as three; None below three of them."""
-    worst = -_WORST * sigma if sigma else float("-inf")
-    clipped = [max(gain, worst) for gain in gains]
-    if len(clipped) < FEWEST:
-        return None
-    mean, freedom = fmean(clipped), len(clipped) - 1
-    error = stdev(clipped) / sqrt(len(clipped))
-    if not error:
-        return Effect(mean, mean, mean, float(mean <= 0), float(mean >= 0))
-    half = t_quantile((1 + _CONFIDENCE) / 2, freedom) * error
-    return Effect(mean, mean - half, mean + half, 1 - t_cdf(mean / error, freedom), t_cdf(mean / error, freedom))
-
-
-def _survivors(chances: Mapping[Any, float]) -> set[Any]:
-    """What is left by Benjamini and Hochberg's step-up at ten per cent."""
-    ranked = sorted(chances, key=lambda name: chances[name])
-    passed = [n for n, name in enumerate(ranked, 1) if chances[name] <= _FALSE * n / len(ranked)]
-    return set(ranked[: max(passed, default=0)])
-
-
-def _effects(tries: Sequence[Try], sigma: float | None, metric: str) -> Iterator[Finding]:
-    grouped = _grouped(tries)
-    seen = {name: effect([one.gain for one in group if one.gain is not None], sigma) for name, group in grouped.items()}
-    known = {name: found for name, found in seen.items() if found is not None}
-    helps = _survivors({name: found.above for name, found in known.items()})
-    hurts = _survivors({name: found.below for name, found in known.items()})
-    for name in sorted(known, key=lambda name: (name[0], -known[name].low, name[1])):
+def _effects(tries: Sequence[Try], noise: Yardstick, metric: str) -> Iterator[Finding]:
+    sigma = noise.sigma
+    grouped, known = _grouped(tries), _means(tries, noise)
+    helps = {name for name in survivors({n: one.above for n, one in known.items()}) if _low(known[name]) > 0}
+    loses = {name for name in survivors({n: one.below for n, one in known.items()}) if (known[name].high or 0.0) < 0}
+    for name in sorted(known, key=lambda name: (name[0], -_low(known[name]), name[1])):
         found, group = known[name], grouped[name]
-        verdict = "it works" if name in helps else "it hurts" if name in hurts else "not told apart from nothing"
-        kept = sum(one.one.status is Status.KEPT for one in group)
-        failed = sum(one.one.status.is_failure for one in group)
-        words = (
-            f"{verdict}: tried {len(group)} times, {kept} kept, {failed} failed; first runs gained {found.mean:+.3g} "
-            f"{metric} on average, 95 % {found.low:+.3g} to {found.high:+.3g}"
-        ) + (f", {found.mean / sigma:+.2g} standard deviations of one run" if sigma else "")
-        holds = True if name in helps else False if name in hurts else None
+        hurts = name in loses and not any(one.one.status is Status.KEPT for one in group)
+        verdict = "it works" if name in helps else "it hurts" if hurts else _LOSES if name in loses else _OPEN
+        words = f"{verdict}: {_came_to(group)}; first runs gained {found.mean:+.3g} {metric} on average"
+        words += "" if found.low is None else f", 95 % {found.low:+.3g} to {found.high:+.3g}"
+        words += f", {found.mean / sigma:+.2g} standard deviations of one run" if sigma else ""
+        holds = True if name in helps else False if hurts else None
         yield _finding(*name, words, group, effect=found.mean, low=found.low, high=found.high, holds=holds)
+
+
+def _means(tries: Sequence[Try], noise: Yardstick) -> dict[tuple[str, str], Effect]:
+    """The mean gain of each group that is large enough; without an interval where the noise is not known."""
+    spread = _spread(tries, noise)
+    found: dict[tuple[str, str], Effect] = {}
+    for name, group in _grouped(tries).items():
+        gains = clipped(_gains(group), spread)
+        if (seen := effect(gains, spread=spread, freedom=noise.freedom + GUESS)) is not None:
+            found[name] = seen if noise.sigma is not None else Effect(seen.mean)
+    return found
+
+
+def _low(found: Effect) -> float:
+    return -inf if found.low is None else found.low
+
+
+def _came_to(group: Sequence[Try]) -> str:
+    kept = sum(one.one.status is Status.KEPT for one in group)
+    failed = sum(one.one.status.is_failure for one in group)
+    return f"tried {len(group)} times, {kept} kept, {failed} failed"
 
 
 # What else there is to see
 
 
-def _interactions(ledger: Ledger, tries: Sequence[Try], sigma: float | None) -> Iterator[Finding]:
-    """Pairs that were tried together and each alone; and keeps that a prune could not do without together."""
+def _pairs(tries: Sequence[Try], noise: Yardstick) -> Iterator[Finding]:
+    """Pairs that were tried together and each alone.
+
+    The halves were picked for being good, so that a pair which falls short of their sum shows nothing. One that goes
+    beyond it does, if it is more than luck among all pairs, and the pair itself pays: two that break the same thing
+    lose less than the sum, too.
+    """
     known = {one.one.id: one for one in tries}
+    found: dict[int, tuple[float, float, Sequence[Try]]] = {}
     for one in tries:
-        both = [known.get(number) for number in one.one.facts.get("pair", ())]
-        gains = [each.gain if each else None for each in (one, *both)]
-        if len(gains) != 3 or None in gains:
-            continue
-        together, first, second = (gain or 0.0 for gain in gains)
-        more = together - first - second
-        is_clear = abs(more) > 2 * sqrt(3) * (sigma or 0.0)
+        members = [one, *(half for number in _halves(one.one) if (half := known.get(number)))]
+        gains = [each.gain for each in members if each.gain]
+        if len(gains) == 3:
+            more = gains[0].value - gains[1].value - gains[2].value
+            error = sqrt(sum(noise.shared**2 + gain.doubt for gain in gains))
+            found[one.one.id] = more, (more / error if error else inf * (more or -1.0)), members
+    chances = {number: 1 - t_cdf(z, noise.freedom + GUESS) if z < inf else 0.0 for number, (_, z, _) in found.items()}
+    paying = {number for number, (_, _, three) in found.items() if three[0].gain and three[0].gain.value > 0}
+    beyond = survivors(chances) & paying if noise.sigma is not None else set()
+    for number, (more, _, three) in found.items():
+        together, first, second = (each.gain.value if each.gain else 0.0 for each in three)
         words = f"together {together:+.3g}, alone {first:+.3g} and {second:+.3g}: {more:+.3g} more than the sum"
-        words += "" if is_clear else ", within what luck does"
-        members = [one, *(each for each in both if each)]
-        subject = " with ".join(str(number) for number in one.one.facts["pair"])
-        yield _finding("interaction", subject, words, members, effect=more, holds=more > 0 if is_clear else None)
+        words += "" if number in beyond else ", within what luck and picking do"
+        subject = " with ".join(str(each.one.id) for each in three[1:])
+        yield _finding("interaction", subject, words, three, effect=more, holds=True if number in beyond else None)
+
+
+def _halves(one: Experiment) -> list[int]:
+    """The experiments that a pair was made of, as its proposer says."""
+    said = one.facts.get("pair")
+    return [half for half in said if isinstance(half, int)] if isinstance(said, list) and len(said) == 2 else []
+
+
+def _pruned(ledger: Ledger) -> Iterator[Finding]:
+    """Keeps that a prune could not do without together, and those worth another sum among the rest than when kept."""
     for event in ledger.read(kind="pruned"):
         if "loses" in (event.body.get("reason") or ""):
             words = "some keeps that looked idle one by one are needed together: without all of them it plainly lost"
             yield _finding("interaction", f"prune {event.key}", words)
+        rows = zip(event.body["units"], event.body["gains"], event.body["stderrs"], strict=False)
+        for numbers, worth, stderr in rows:
+            unit = [ledger.experiment(number) for number in numbers]
+            then = sum(one.gain or 0.0 for one in unit)
+            if worth is not None and abs(worth - then) > 2 * sqrt(
+                stderr**2 + sum((one.stderr or 0) ** 2 for one in unit)
+            ):
+                names = ", ".join(map(str, numbers))
+                words = f"gained {then:+.3g} when kept, {worth:+.3g} beside the others later: luck, or they overlap"
+                members = [Try(one, None, ()) for one in unit]
+                yield _finding("interaction", f"keep {names}", words, members, effect=worth - then)
 
 
 def _dead_ends(tries: Sequence[Try]) -> Iterator[Finding]:
@@ -252,7 +268,7 @@ def _simpler(ledger: Ledger, everything: Sequence[Experiment]) -> Iterator[Findi
         if one.status is Status.KEPT and one.proposer != LAB and less >= 1:
             gain = "" if one.gain is None else f", gain {one.gain:+.3g}"
             words = f"{less:.3g} lines less to read{gain} ({one.grade})"
-            yield _finding("simplification", one.hypothesis, words, [Try(one, one.gain, ())], effect=one.gain)
+            yield _finding("simplification", one.hypothesis, words, [Try(one, None, ())], effect=one.gain)
 
 
 def _proposers(ledger: Ledger) -> Iterator[Finding]:
