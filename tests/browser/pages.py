@@ -94,6 +94,10 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
+GONE = "net::ERR_|Failed to fetch"
+"""What a browser says of a server that ends while a page is open, at whatever moment."""
+
+
 @dataclass
 class Watched:
     """What happened in a browser that should not have."""

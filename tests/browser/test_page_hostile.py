@@ -12,6 +12,8 @@ from nights import HACKS, hostile, night_at
 from pages import VIEWS, Server, Visit, chromium, served, visit
 from playwright.sync_api import Page
 
+pytestmark = pytest.mark.slow
+
 ALIVE = """() => [...document.querySelectorAll('*')].filter(one =>
     [...one.attributes].some(({name, value}) => /^on/i.test(name) || /hx-on/i.test(name)
         || /^\\s*(javascript|vbscript|data:text)/i.test(value) || /203\\.0\\.113/.test(name + value)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from nights import Night, night_at, written
-from pages import Server, Visit, chromium, served, started, visit
+from pages import GONE, Server, Visit, chromium, served, started, visit
 from playwright.sync_api import Page
 
 ROWS = "() => [...document.querySelectorAll('#rows > tr')].map(one => Number(one.dataset.id))"
@@ -60,7 +60,7 @@ def test_what_happens_is_on_the_page_within_a_second(night: Night, server: Serve
 def test_a_page_opened_before_its_study_comes_alive(tmp_path: Path, visit: Visit) -> None:
     (tmp_path / ".git").mkdir()
     with served(tmp_path) as server:
-        page = visit(server.at(), expects="status of 404|ERR_INCOMPLETE")
+        page = visit(server.at(), expects=f"status of 404|{GONE}")
         early = page.locator("body").inner_text()
 
         night = night_at(tmp_path)
@@ -78,7 +78,7 @@ def test_no_row_is_lost_or_doubled_when_the_server_ends_and_comes_back(
     night: Night, visit: Visit, patience: float
 ) -> None:
     first = started(night.place.root)
-    page = visit(first.at(), expects="ERR_CONNECTION_REFUSED|ERR_INCOMPLETE|ERR_EMPTY|ERR_CONNECTION_RESET")
+    page = visit(first.at(), expects=GONE)
     open_ = night.propose("decided while nobody served")
     seconds_until(page, "decided while nobody served")
 

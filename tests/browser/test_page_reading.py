@@ -10,6 +10,8 @@ from nights import written
 from pages import PHONE, VIEWS, Server, Visit, chromium, faults, served, visit
 from playwright.sync_api import Page
 
+pytestmark = pytest.mark.slow
+
 SEEN = """() => performance.getEntriesByName('first-contentful-paint').map(one => one.startTime)[0] ?? null"""
 TOO_SMALL = """() => [...document.querySelectorAll('button, input:not([type=hidden]), select, textarea, summary')]
     .map(one => [one.outerHTML.slice(0, 80), one.getBoundingClientRect()])

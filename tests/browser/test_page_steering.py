@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import TASK, make_repository, wait_for
 from nights import written
-from pages import Server, Visit, chromium, served, visit
+from pages import GONE, Server, Visit, chromium, served, visit
 from playwright.sync_api import Page
 
 from nightlab.ledger import Ledger
@@ -61,7 +61,7 @@ def test_a_study_that_runs_obeys_the_page(study: tuple[Place, subprocess.Popen[s
     wait_for(place.ledger.exists)
     with served(place.root) as server, closing(Ledger(place.ledger)) as ledger:
         wait_for(lambda: runs(ledger) == [1])
-        page = visit(server.at("control"), expects="ERR_INCOMPLETE")  # it is looked at until the server ends
+        page = visit(server.at("control"), expects=GONE)
 
         say(page, "Steer", "look at the knob", "Steer")
         wait_for(lambda: bool(ledger.asked("steer")) and ledger.asked("steer")[0][2] is not None, 5)
