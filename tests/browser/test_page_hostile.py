@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from nights import HACKS, hostile, night_at
+from page_nights import HACKS, hostile, night_at
 from pages import VIEWS, Server, Visit, chromium, served, visit
 from playwright.sync_api import Page
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from nights import Night, night_at, written
+from page_nights import Night, night_at, written
 from pages import GONE, Server, Visit, chromium, served, started, visit
 from playwright.sync_api import Page
 

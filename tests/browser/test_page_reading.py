@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from statistics import median
 
 import pytest
-from nights import written
+from page_nights import written
 from pages import PHONE, VIEWS, Server, Visit, chromium, faults, served, visit
 from playwright.sync_api import Page
 

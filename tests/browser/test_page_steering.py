@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import TASK, make_repository, wait_for
-from nights import written
+from page_nights import written
 from pages import GONE, Server, Visit, chromium, served, visit
 from playwright.sync_api import Page
 
