@@ -188,6 +188,7 @@ FLOATS = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         ("a.safetensors", struct.pack("<Q", 1 << 62) + b"{}", "claims"),
         ("a.safetensors", b"", "no sound .safetensors file"),
     ],
+    ids=lambda of: of if isinstance(of, str) else "" if of is None else "bytes",  # they hold the time of day
 )
 def test_only_a_sound_file_is_taken(tmp_path: Path, name: str, content: bytes, words: str | None) -> None:
     out, into = tmp_path / "out", tmp_path / "into"
