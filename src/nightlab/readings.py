@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from statistics import fmean, median
 from typing import Any
 
@@ -65,10 +66,12 @@ def frontier(ledger: Ledger) -> list[dict[str, Any]]:
 
     By one's own number, grade beside it: a front picks lucky runs, so all but audited ones are claims.
     """
+    # Runs that a look back made are in its own time: how long one took is not known of them.
     sign = 1.0 if (ledger.study() or {}).get("direction") == "lower" else -1.0
     seen = [one for one in ledger.experiments() if one.value is not None and one.runs]
     points = {
-        one.id: (sign * (one.value or 0.0), one.complexity, one.peak_mb or 0.0, one.seconds / one.runs) for one in seen
+        one.id: (sign * (one.value or 0.0), one.complexity, one.peak_mb or 0.0, one.seconds / one.runs or inf)
+        for one in seen
     }
     front = set(dominating(points))
     return [row(one) | {"peak_mb": one.peak_mb, "seconds": one.seconds / one.runs} for one in seen if one.id in front]

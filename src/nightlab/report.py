@@ -321,7 +321,7 @@ def _kept(told: dict[str, Any]) -> list[str]:
     if told["pruned"]:
         dropped = told["pruned"]["dropped"]
         said.append(
-            f"pruned: {len(dropped)} keeps, {abs(size['lines_taken_out']):.1f} lines {'less' if size['lines_taken_out'] >= 0 else 'more'} to read"
+            f"pruned: {len(dropped)} keeps, {size['lines_taken_out'] + 0.0:.3g} lines to read"
             if dropped
             else "pruned: nothing"
         )

@@ -208,8 +208,8 @@ def _told(verb: str, argument: str) -> dict[str, Any]:
 def front(db: sqlite3.Connection) -> list[dict[str, Any]]:
     """What was measured, as points: value, lines to read, memory and time of a run."""
     rows = db.execute(
-        "SELECT id, value, complexity, coalesce(peak_mb, 0) AS peak_mb, seconds / runs AS seconds FROM experiments "
-        "WHERE value IS NOT NULL AND runs > 0"
+        "SELECT id, value, complexity, coalesce(peak_mb, 0) AS peak_mb, nullif(seconds, 0) / runs AS seconds "
+        "FROM experiments WHERE value IS NOT NULL AND runs > 0"
     )
     return [dict(row) for row in rows]
 

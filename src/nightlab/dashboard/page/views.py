@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import cache
 from html import unescape
+from math import inf
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -433,7 +434,8 @@ def _front(db: Any, sign: float) -> list[dict[str, Any]]:
     """The rows that nobody beats in all four, best metric first; grades beside them, since a front picks lucky runs."""
     seen = {one["id"]: one for one in readings.front(db)}
     points = {
-        number: (sign * one["value"], one["complexity"], one["peak_mb"], one["seconds"]) for number, one in seen.items()
+        number: (sign * one["value"], one["complexity"], one["peak_mb"], one["seconds"] or inf)
+        for number, one in seen.items()
     }
     front = dominating(points)[-200:]
     rows = [
