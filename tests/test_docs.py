@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from contextlib import closing
 from pathlib import Path
 from typing import get_args
 
@@ -15,6 +16,7 @@ from conftest import need_program
 from typer.main import get_command
 
 from nightlab.cli import app
+from nightlab.place import find
 from nightlab.task import Budget, Caps, Judge, Metric, Rung, What, parse
 
 TOP = Path(__file__).parents[1]
@@ -155,3 +157,13 @@ def test_every_command_that_a_document_names_is_there() -> None:
         text = re.sub(r"^```(?!sh).*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
         named = set(re.findall(r"(?:^|`)nightlab ([a-z]+)\b", text, re.MULTILINE))
         assert named <= known, f"{page.name}: {sorted(named - known)}"
+
+
+def test_the_readmes_three_lines_log_a_loop_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (text,) = blocks("README.md", "python")
+
+    exec(text, {})
+
+    with closing(find(tmp_path, "my-search").read()) as ledger:
+        assert [(one.hypothesis, one.value) for one in ledger.experiments()] == [("wider layers", 0.93)]
