@@ -17,15 +17,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Timer
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 from conftest import need
-from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, Request, sync_playwright
 
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 900}
+PATIENCE = 120.0
 VIEWS = ("", "experiments", "e/1", "tree", "frontier", "insights", "control", "report")
 """The views of one study, as parts of its address."""
 
@@ -78,20 +81,36 @@ def served(folder: Path, port: int = 0) -> Iterator[Server]:
         server.kill()
 
 
+@dataclass
+class Chromium:
+    """The system's Chromium; started anew where a test before had to end it."""
+
+    playwright: Playwright
+    program: str
+    browser: Browser | None = None
+
+    def context(self, **looks: Any) -> BrowserContext:
+        """A visitor's own corner of the browser."""
+        if self.browser is None or not self.browser.is_connected():
+            arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's own jail does not work for root
+            self.browser = self.playwright.chromium.launch(executable_path=self.program, args=arguments)
+        return self.browser.new_context(**looks)
+
+
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
+def chromium() -> Iterator[Chromium]:
     """One browser for the tests of a module.
 
     Not of the session: as long as Playwright is there, an event loop counts as running in this thread, and no test of
     another module could have one of its own.
     """
-    program = shutil.which("chromium")
-    need(program is not None, "chromium is not installed (sudo apt-get install chromium)")
+    program = shutil.which("chromium") or ""
+    need(bool(program), "chromium is not installed (sudo apt-get install chromium)")
     with sync_playwright() as playwright:
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's own jail does not work for root
-        browser = playwright.chromium.launch(executable_path=program, args=arguments)
-        yield browser
-        browser.close()
+        found = Chromium(playwright, program)
+        yield found
+        if found.browser is not None:
+            found.browser.close()
 
 
 GONE = "net::ERR_|Failed to fetch"
@@ -128,12 +147,32 @@ class Watched:
         assert not any(happened.values()), happened
 
 
+def end_browsers() -> None:
+    """Kill every browser that this process has started."""
+    for child in psutil.Process().children(recursive=True):
+        if "chrom" in child.name():
+            child.kill()
+
+
+@pytest.fixture
+def patience() -> Iterator[None]:
+    """Ends a browser that hangs, as Chromium may where the machine is at its limit.
+
+    Closing one has no time limit of its own, and a test that fails is better than one that never ends.
+    """
+    timer = Timer(PATIENCE, end_browsers)
+    timer.daemon = True
+    timer.start()
+    yield
+    timer.cancel()
+
+
 Visit = Callable[..., Page]
 """visit(address, phone=False, dark=False, script=True, still=False, expects="...") opens it in a context of its own."""
 
 
 @pytest.fixture
-def visit(chromium: Browser) -> Iterator[Visit]:
+def visit(chromium: Chromium, patience: None) -> Iterator[Visit]:
     """Opens a page as somebody would; what must not happen in a browser is looked for at the end."""
     opened: list[tuple[BrowserContext, Watched]] = []
 
@@ -146,8 +185,8 @@ def visit(chromium: Browser) -> Iterator[Visit]:
         still: bool = False,
         expects: str = "(?!)",
     ) -> Page:
-        context = chromium.new_context(
-            viewport=PHONE if phone else DESK,  # type: ignore[arg-type]
+        context = chromium.context(
+            viewport=PHONE if phone else DESK,
             has_touch=phone,
             is_mobile=phone,
             color_scheme="dark" if dark else "light",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from page_nights import HACKS, hostile, night_at
-from pages import VIEWS, Server, Visit, chromium, served, visit
+from pages import VIEWS, Server, Visit, chromium, patience, served, visit
 from playwright.sync_api import Page
 
 pytestmark = pytest.mark.slow

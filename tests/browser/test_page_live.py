@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from page_nights import Night, night_at, written
-from pages import GONE, Server, Visit, chromium, served, started, visit
+from pages import GONE, Server, Visit, chromium, patience, served, started, visit
 from playwright.sync_api import Page
 
 ROWS = "() => [...document.querySelectorAll('#rows > tr')].map(one => Number(one.dataset.id))"
@@ -73,9 +73,9 @@ def test_a_page_opened_before_its_study_comes_alive(tmp_path: Path, visit: Visit
         assert seconds_until(page, "the first idea of all") < 5
 
 
-@pytest.mark.parametrize("patience", [0.2, pytest.param(6.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("absence", [0.2, pytest.param(6.0, marks=pytest.mark.slow)])
 def test_no_row_is_lost_or_doubled_when_the_server_ends_and_comes_back(
-    night: Night, visit: Visit, patience: float
+    night: Night, visit: Visit, absence: float
 ) -> None:
     first = started(night.place.root)
     page = visit(first.at(), expects=GONE)
@@ -87,7 +87,7 @@ def test_no_row_is_lost_or_doubled_when_the_server_ends_and_comes_back(
     night.end(open_, value=3.0)
     night.decide(open_, status="discarded", value=3.0, reason="so it came about in the dark")
     missed = [night.tell(f"missed {turn}") for turn in range(3)]
-    time.sleep(patience)
+    time.sleep(absence)
     with served(night.place.root, first.port):
         took = seconds_until(page, "missed 2")
         seconds_until(page, "so it came about in the dark")

@@ -7,7 +7,7 @@ from statistics import median
 
 import pytest
 from page_nights import written
-from pages import PHONE, VIEWS, Server, Visit, chromium, faults, served, visit
+from pages import PHONE, VIEWS, Server, Visit, chromium, faults, patience, served, visit
 from playwright.sync_api import Page
 
 pytestmark = pytest.mark.slow

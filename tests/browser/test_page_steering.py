@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import TASK, make_repository, wait_for
 from page_nights import written
-from pages import GONE, Server, Visit, chromium, served, visit
+from pages import GONE, Server, Visit, chromium, patience, served, visit
 from playwright.sync_api import Page
 
 from nightlab.ledger import Ledger
