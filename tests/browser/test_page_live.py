@@ -57,6 +57,22 @@ def test_what_happens_is_on_the_page_within_a_second(night: Night, server: Serve
     assert rows(page).count(number) == 1
 
 
+def test_a_row_that_one_stands_on_is_renewed_and_one_still_stands_on_it(
+    night: Night, server: Server, visit: Visit
+) -> None:
+    page = visit(server.at())
+    number = night.propose("an idea that one stands on")
+    seconds_until(page, "an idea that one stands on")
+    page.locator(f"#e{number} a").first.focus()
+
+    night.start(number)
+    night.end(number, value=3.0)
+    night.decide(number, status="discarded", value=3.0, reason="decided under ones feet")
+
+    assert seconds_until(page, "decided under ones feet") < 5
+    assert page.evaluate("document.activeElement.getAttribute('href')").endswith(f"/e/{number}")
+
+
 def test_a_page_opened_before_its_study_comes_alive(tmp_path: Path, visit: Visit) -> None:
     (tmp_path / ".git").mkdir()
     with served(tmp_path) as server:

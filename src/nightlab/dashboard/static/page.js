@@ -49,7 +49,12 @@ Rows are keyed by their experiment: one that comes again takes the place of the 
     if (body.dataset.experiment === String(said.id)) again("#experiment");
     if (!rows) return;
     const now = byId(`e${said.id}`);
-    if (now) { if (!now.contains(document.activeElement)) now.replaceWith(rowOf(said)); return; }
+    if (now) {
+      const [name, href] = focusIn(now), row = rowOf(said);
+      now.replaceWith(row);
+      refocus(row, name, href);
+      return;
+    }
     if (rows.closest("table").dataset.open !== "yes") { tabulate(); return; }
     const ids = [...rows.children].map((row) => Number(row.dataset.id));
     if (ids.length >= MOST && said.id < ids[ids.length - 1]) return;
