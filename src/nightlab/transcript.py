@@ -14,7 +14,7 @@ import re
 import selectors
 import signal
 import subprocess
-import time
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -185,13 +185,16 @@ class Scribe:
 
 
 def follow(table: Table, scribe: Scribe, say: Say) -> None:
-    """Log what is written into a results.tsv until somebody interrupts."""
+    """Log what is written into a results.tsv until somebody interrupts, also where a shell started us deaf to it."""
+    over = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: over.set())
     try:
-        while True:
-            scribe.take(table.read(say))
-            time.sleep(2 * _TICK)
-    except KeyboardInterrupt:
         scribe.take(table.read(say))
+        while not over.wait(2 * _TICK):
+            scribe.take(table.read(say))
+        scribe.take(table.read(say))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def run(

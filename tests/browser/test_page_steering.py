@@ -56,6 +56,7 @@ def say(page: Page, name: str, text: str, button: str) -> None:
     page.get_by_role("button", name=button).click()
 
 
+@pytest.mark.slow
 def test_a_study_that_runs_obeys_the_page(study: tuple[Place, subprocess.Popen[str]], visit: Visit) -> None:
     place, process = study
     wait_for(place.ledger.exists)
