@@ -11,6 +11,7 @@ from conftest import git
 Nightlab = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_ledger_but_for_times(
     nightlab: Nightlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

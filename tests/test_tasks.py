@@ -306,6 +306,7 @@ def test_the_parts_ask_different_questions_and_seeds_move_the_grid(judge):
 
 
 @pytest.mark.parametrize("idea", sorted(p.name for p in (tasks.folder("tinylm") / "ideas").iterdir()))
+@pytest.mark.slow
 def test_every_idea_applies_to_the_start_and_runs(tinylm, idea):
     text = (tinylm.tree / "ideas" / idea).read_text()
     start = (tinylm.tree / "train.py").read_text()

@@ -476,6 +476,7 @@ def test_an_overlap_ends_the_check_with_the_rows(folder: Path, nightlab: Callabl
     assert "row 21 of judge/sealed.jsonl is row 7 of judge/validation.jsonl" in done.stderr  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_a_study_without_a_sealed_set_is_allowed_and_says_so(folder: Path, nightlab: Callable[..., object]) -> None:
     (folder / "nightlab.toml").write_text(ARTIFACT_TASK.replace('sealed = "judge/sealed.jsonl"\n', ""))
 

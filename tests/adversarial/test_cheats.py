@@ -62,6 +62,7 @@ def test_the_page_tells_every_cheat_and_what_stops_it() -> None:
     assert len(rows) == len(SUITE) + 2  # the two heads
 
 
+@pytest.mark.slow
 def test_cheats_on_a_script_that_prints_its_own_number_end_as_told() -> None:
     check(list(play(chosen("printed"))))
 

@@ -11,6 +11,8 @@ from page_nights import Night, night_at, written
 from pages import GONE, Server, Visit, chromium, patience, served, started, visit
 from playwright.sync_api import Page
 
+pytestmark = pytest.mark.slow
+
 ROWS = "() => [...document.querySelectorAll('#rows > tr')].map(one => Number(one.dataset.id))"
 
 

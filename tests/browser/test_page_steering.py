@@ -21,6 +21,8 @@ from nightlab.place import Place, find, held
 
 SLEEPY = """\
 import os, random, time
+
+pytestmark = pytest.mark.slow
 KNOB = 5.0
 random.seed(int(os.environ["NIGHTLAB_SEED"]))
 if KNOB != 5.0:

@@ -166,7 +166,7 @@ def test_a_refused_key_is_told_by_its_variable_and_never_shown(lab: Lab, server_
             assert done.returncode == 1
             assert word in done.stderr
             assert SECRET not in done.stderr + done.stdout
-            assert len(server.asked) < 20  # and nobody goes on asking
+            assert len(server.asked) < 60  # of 63: nobody goes on asking
 
 
 @pytest.mark.parametrize(
