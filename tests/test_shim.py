@@ -332,7 +332,7 @@ def test_a_child_that_closed_its_output_and_goes_on_is_ended_with_its_parent(ben
 
 
 def test_a_run_that_closed_its_output_is_watched_without_spinning(bench: Bench) -> None:
-    future = bench.start("exec >&- 2>&-; sleep 0.7")
+    future = bench.start("exec >&- 2>&-; sleep 2")
     shim = _shim_of(bench)
     time.sleep(0.5)
     times = shim.cpu_times()

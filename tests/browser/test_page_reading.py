@@ -12,7 +12,7 @@ from playwright.sync_api import Page
 
 pytestmark = pytest.mark.slow
 
-SEEN = """() => performance.getEntriesByName('first-contentful-paint').map(one => one.startTime)[0] ?? null"""
+SEEN = """() => performance.getEntriesByName('first-contentful-paint').map(one => one.startTime)[0]"""
 TOO_SMALL = """() => [...document.querySelectorAll('button, input:not([type=hidden]), select, textarea, summary')]
     .map(one => [one.outerHTML.slice(0, 80), one.getBoundingClientRect()])
     .filter(([, box]) => box.width && (box.width < 24 || box.height < 24)).map(([words]) => words)"""
@@ -89,12 +89,16 @@ def test_a_view_can_be_read_without_script(server: Server, visit: Visit, view: s
     assert len(words) > 300
 
 
+def painted(page: Page) -> float:
+    """Milliseconds until the first paint, which the browser tells a little after it."""
+    return float(page.wait_for_function(SEEN).json_value())
+
+
 def test_the_first_paint_comes_within_half_a_second(server: Server, visit: Visit) -> None:
     visit(server.at())
 
-    paints = [visit(server.at()).evaluate(SEEN) for _ in range(5)]
+    paints = [painted(visit(server.at())) for _ in range(5)]
 
-    assert None not in paints
     assert median(paints) <= 500
 
 
