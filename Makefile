@@ -36,9 +36,9 @@ test-mirrors: $(MIRRORS)/.set-up
 	@NIGHTLAB_MIRRORS=1 $(MIRRORS)/bin/pytest -n 2 tests/mirrors
 
 $(MIRRORS)/.set-up: pyproject.toml requirements.lock tests/mirrors/installed.txt
-	$(PYTHON) -m venv $(MIRRORS) && $(MIRRORS)/bin/pip install -q --disable-pip-version-check uv
+	$(PYTHON) -m venv $(MIRRORS)
 	grep -v '^pillow' requirements.lock > $(MIRRORS)/constraints.txt
-	$(MIRRORS)/bin/uv pip install -q --python $(MIRRORS)/bin/python -c $(MIRRORS)/constraints.txt \
+	$(MIRRORS)/bin/pip install -q --disable-pip-version-check -c $(MIRRORS)/constraints.txt \
 	  -r tests/mirrors/installed.txt -e .
 	@touch $@
 
