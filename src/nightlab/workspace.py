@@ -449,8 +449,8 @@ def is_plain(path: str) -> bool:
     parts = PurePosixPath(path).parts
     names = {part.lower() for part in parts}  # git itself refuses to apply a patch to any spelling of .git
     is_inside = bool(parts) and not path.startswith("/") and not {"..", ".git", "git~1", ".nightlab"} & names
-    # A tab or a newline would end the name in a diff and in a briefing; ./a is another name for a.
-    return is_inside and path.isprintable() and PurePosixPath(path).as_posix() == path
+    # A tab or a newline would end the name in a diff and in a briefing, and git quotes a quote; ./a is a second name.
+    return is_inside and path.isprintable() and not {'"', "\\"} & set(path) and PurePosixPath(path).as_posix() == path
 
 
 def merged(base: Files, ours: Files, theirs: Files) -> dict[str, str | None] | None:

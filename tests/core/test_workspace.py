@@ -268,7 +268,20 @@ def test_paths_that_leave_the_tree_are_not_plain() -> None:
     assert not any(map(is_plain, ["/etc/passwd", "../x", "a/../../x", ".git/hooks/x", "a/.git/x", ".nightlab/x", ""]))
     assert not any(
         map(
-            is_plain, [".GIT/x", "git~1/x", "a\tb.py", "a\nb.py", "a\0b.py", "a\x1b[2Jb.py", "\udcff.py", "./a", "a//b"]
+            is_plain,
+            [
+                ".GIT/x",
+                "git~1/x",
+                "a\tb.py",
+                "a\nb.py",
+                "a\0b.py",
+                "a\x1b[2Jb.py",
+                "\udcff.py",
+                "./a",
+                "a//b",
+                'a"b',
+                "a\\b",
+            ],
         )
     )
 
