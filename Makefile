@@ -4,13 +4,13 @@ BIN := .venv/bin
 AGENTS := .agents
 MIRRORS := .mirrors
 WHOLE := tests/night tests/crash tests/adversarial tests/test_agent_nights.py
-.PHONY: demo test test-core test-slow test-agents test-mirrors check docs screenshots lock clean
+.PHONY: demo test test-core test-slow test-agents test-mirrors fuzz check docs screenshots lock clean
 
 demo: .set-up
 	@$(BIN)/nightlab demo
 
 test: .set-up-dev
-	@$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+	@$(BIN)/pytest -n 3 --dist worksteal -m "not slow"
 
 test-core: .set-up-dev
 	@$(BIN)/pytest tests/core
@@ -29,6 +29,10 @@ $(AGENTS)/.set-up: tests/agents/installed/package.json tests/agents/installed/pa
 	npm install --prefix $(AGENTS) --no-audit --no-fund --loglevel=error
 	$(PYTHON) -m venv $(AGENTS)/aider && $(AGENTS)/aider/bin/pip install -q -r tests/agents/installed/aider.txt
 	@touch $@
+
+# What is said of all inputs, tried on inputs that were never tried before.
+fuzz: .set-up-dev
+	@NIGHTLAB_PROPERTIES=fuzz $(BIN)/pytest -n 2 -m hypothesis
 
 # The clients of W&B, MLflow (its server too) and trackio, and pyarrow: 0.8 GB in an environment of their own. trackio
 # wants an older pillow than the lock has.

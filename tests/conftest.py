@@ -6,12 +6,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+from nightlab.place import Place
 
 REQUIRED = os.environ.get("NIGHTLAB_REQUIRE_ALL") == "1"
 """Set by .ci/run: what is meant to run there may not be skipped."""
+
+settings.register_profile("settled", derandomize=True)
+settings.register_profile("fuzz", derandomize=False, print_blob=True)
+settings.load_profile(os.environ.get("NIGHTLAB_PROPERTIES", "settled"))
+"""Properties are tried on the same examples at every run, so that a change is judged by what it changed; `make fuzz`
+looks for new ones."""
 
 collect_ignore = [] if "NIGHTLAB_AGENTS" in os.environ else ["agents/test_real_agents.py"]
 """Coding agents are driven where `make test-agents` has installed them."""
