@@ -55,6 +55,12 @@ def wait_for(condition: Callable[[], bool], patience: float = 30.0) -> None:
         time.sleep(0.05)
 
 
+def asked(place: Place, verb: str = "pause") -> list[str]:
+    """What was wished of a study so far."""
+    with closing(place.read()) as ledger:
+        return [argument for argument, *_ in ledger.asked(verb)]
+
+
 def git(folder: Path, *words: str) -> str:
     who = ["-c", "user.name=A User", "-c", "user.email=user@example.org"]
     done = subprocess.run(["git", *who, *words], cwd=folder, capture_output=True, text=True, check=True)

@@ -13,9 +13,9 @@ from textwrap import wrap
 from typing import Any
 
 from nightlab.ledger import Ledger
-from nightlab.loop import one_line
 from nightlab.report import headline, report
 from nightlab.values import Experiment, Files
+from nightlab.words import one_line
 
 TRAILER = "Nightlab-Experiment"
 _LONGEST = 70

@@ -45,6 +45,7 @@ from nightlab.values import (
     derived_seed,
     improvement,
 )
+from nightlab.words import one_line
 from nightlab.workspace import Repository, Tree, difference, merged, patched
 
 FAILURES_IN_A_ROW = 20
@@ -780,11 +781,6 @@ class Loop:
         while self._spent:
             run, is_kept = self._spent.pop()
             self.slots.clear(run, keep_examples=is_kept)
-
-
-def one_line(text: str, most: int = 300) -> str:
-    """Words from outside as they are kept: one line of letters that can be seen, of a length that can be read."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:most]
 
 
 def _grade(race: Race) -> Grade:

@@ -21,6 +21,7 @@ from nightlab.lineage import LAB
 from nightlab.place import Place
 from nightlab.readings import status
 from nightlab.values import Clock, Experiment, Status
+from nightlab.words import one_line
 
 if TYPE_CHECKING:
     from apprise import Apprise
@@ -85,7 +86,7 @@ def send(carries: Apprise, message: Message) -> bool:
 
 def safe(text: str, longest: int = _LONGEST) -> str:
     """Text from outside on one line, cut, without links or calls to anybody: chats act on what they are sent."""
-    plain = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    plain = one_line(text, len(text))
     still = plain.replace("://", ": //").translate({ord("@"): "\uff20", ord("<"): "\u2039", ord(">"): "\u203a"})
     return still if len(still) <= longest else still[: longest - 3] + "..."
 

@@ -25,10 +25,11 @@ from nightlab.errors import BadRepository, BadTask, StudyBusy
 from nightlab.ledger import Event, Ledger
 from nightlab.place import MAIN, Place, find
 from nightlab.values import Direction, Experiment, Status, improvement
+from nightlab.words import one_line
 
 POLICY = "observed"
 _LAB = "lab"  # as the lineage has it; that one takes long to import, and a foreign script should not wait for us
-_LONGEST, _TAIL = 300, 4_000
+_TAIL = 4_000
 
 
 class Observation:
@@ -99,7 +100,7 @@ class Observation:
     def end(self, reason: str) -> None:
         """Write down why the loop ended; it may be taken up again."""
         with self._open() as ledger:
-            ledger.append(Event("stopped", str(ledger.count("stopped")), {"reason": _line(reason)}))
+            ledger.append(Event("stopped", str(ledger.count("stopped")), {"reason": one_line(reason)}))
 
     @contextmanager
     def _open(self) -> Iterator[Ledger]:
@@ -155,7 +156,7 @@ def _known(place: Place) -> Mapping[str, Any] | None:
 
 
 def _begin(place: Place, metric: str | None, direction: Direction) -> tuple[str, Direction]:
-    metric = _line(metric or "")
+    metric = one_line(metric or "")
     if not metric:
         raise BadTask(f"study {place.name} is new; say what it measures: --metric NAME, observe(metric='NAME')")
     facts = {"study": place.name, "seed": 0, "policy": POLICY, "metric": metric, "direction": direction}
@@ -200,8 +201,11 @@ def _said(
 ) -> dict[str, Any]:
     if proposer == _LAB:
         raise BadTask(f"{_LAB!r} is the lab's own name; say who proposed with proposer=")
-    said: dict[str, Any] = {"hypothesis": _line(hypothesis) or "(nothing said)", "proposer": _line(proposer) or POLICY}
-    return said | {"diff": _clean(diff), "tree": _line(commit or ""), "facts": _facts(facts or {})}
+    said: dict[str, Any] = {
+        "hypothesis": one_line(hypothesis) or "(nothing said)",
+        "proposer": one_line(proposer) or POLICY,
+    }
+    return said | {"diff": _clean(diff), "tree": one_line(commit or ""), "facts": _facts(facts or {})}
 
 
 def _paid(money: float, tokens: int) -> dict[str, Any]:
@@ -209,7 +213,7 @@ def _paid(money: float, tokens: int) -> dict[str, Any]:
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float]:
-    return {_line(name): float(one) for name, one in values.items() if isfinite(one)}
+    return {one_line(name): float(one) for name, one in values.items() if isfinite(one)}
 
 
 def _amount(name: str, value: float) -> float:
@@ -246,11 +250,6 @@ def _events(
     yield Event("decided", key, told, number)
     if said["tree"] and told["status"] is Status.KEPT:
         yield Event("committed", key, {"commit": said["tree"]}, number)
-
-
-def _line(text: str) -> str:
-    """One line of letters that can be seen."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in str(text)).split())[:_LONGEST]
 
 
 def _clean(text: str) -> str:

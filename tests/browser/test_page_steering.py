@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TASK, make_repository, wait_for
+from conftest import TASK, asked, make_repository, wait_for
 from page_nights import written
 from pages import GONE, Server, Visit, chromium, patience, served, visit
 from playwright.sync_api import Page
@@ -123,11 +123,6 @@ def reach(page: Page, wanted: str, *, most: int = 120) -> dict[str, Any]:
         if wanted in (here["words"], here["name"], here["href"]):
             return here
     pytest.fail(f"{wanted!r} cannot be reached by keyboard")
-
-
-def asked(place: Place, verb: str) -> list[str]:
-    with closing(place.read()) as ledger:
-        return [argument for argument, *_ in ledger.asked(verb)]
 
 
 def test_pause_and_steer_work_by_keyboard_alone(place: Place, server: Server, visit: Visit) -> None:

@@ -11,7 +11,7 @@ import nightlab
 
 HOUSE = Path(nightlab.__file__).parent
 FLOORS = [
-    ["errors", "values"],
+    ["errors", "words", "values"],
     ["stats", "simplicity", "decide", "prune", "task", "proposer", "processes"],
     [
         "ledger",
@@ -25,12 +25,11 @@ FLOORS = [
         "evaluator",
         "bandit",
         "plugins",
-        "readings",
     ],
     ["lineage", "noise", "search", "facts", "runner", "smoke", "loop", "remeasure", "pruner", "audit"],
 ]
 """The core. A module imports from lower floors, and on its own floor only from the ones named before it."""
-SHELF = ["place", "insights", "exports", "report", "control", "evidence", "observation", "transcript"]
+SHELF = ["readings", "place", "insights", "exports", "report", "control", "evidence", "observation", "transcript"]
 """Readings of a study on disk, and the wishes left for it: what the edges and the roof take from; in that order."""
 EDGES = ["tuner", "agents", "tasks", "dashboard", "testing", "setup", "doctor", "notify", "mirrors"]
 ROOF = [

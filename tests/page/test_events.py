@@ -34,6 +34,21 @@ def page(place: Place) -> Iterator[Served]:
         yield page
 
 
+def listening(page: Served, ledger: Ledger, count: int) -> list[Reader]:
+    """So many readers, each of which knows how things stand."""
+    readers = [Reader(page.url, since=ledger.last_seq()) for _ in range(count)]
+    for reader in readers:
+        reader.wait("summary")
+    return readers
+
+
+def heard(readers: list[Reader], count: int) -> None:
+    """Wait until each has been told of so many experiments, and let it go."""
+    for reader in readers:
+        reader.wait("experiment", count)
+        reader.close()
+
+
 def test_what_happens_is_told_within_a_second(page: Served, ledger: Ledger) -> None:
     reader = Reader(page.url, since=ledger.last_seq())
     reader.wait("summary")
@@ -117,16 +132,12 @@ def test_no_row_is_lost_or_doubled_when_the_server_is_started_anew(place: Place,
 
 
 def test_rows_told_one_by_one_are_all_told_in_order(page: Served, ledger: Ledger) -> None:
-    readers = [Reader(page.url, since=ledger.last_seq()) for _ in range(5)]
-    for reader in readers:
-        reader.wait("summary")
+    readers = listening(page, ledger, 5)
 
     for number in range(30, 150):
         ledger.append(*told(number))
         time.sleep(0.005)
-    for reader in readers:
-        reader.wait("experiment", 120)
-        reader.close()
+    heard(readers, 120)
 
     assert all(reader.numbers() == list(range(30, 150)) for reader in readers)
 
@@ -212,17 +223,13 @@ def test_twenty_pages_cost_one_look(page: Served, ledger: Ledger, monkeypatch: p
     looks = []
     real = events.rows
     monkeypatch.setattr(events, "rows", lambda path, since: (looks.append(since), real(path, since))[1])
-    readers = [Reader(page.url, since=ledger.last_seq()) for _ in range(20)]
-    for reader in readers:
-        reader.wait("summary")
+    readers = listening(page, ledger, 20)
     looks.clear()
 
     for number in range(30, 35):
         ledger.append(*told(number))
         time.sleep(0.25)
-    for reader in readers:
-        reader.wait("experiment", 5)
-        reader.close()
+    heard(readers, 5)
 
     assert 3 <= len(looks) <= 15
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
+from conftest import asked
 from serving import Served, night, served
 
 from nightlab.dashboard.page.guard import Access
@@ -30,11 +30,6 @@ def place(tmp_path: Path) -> Iterator[Place]:
 def page(place: Place) -> Iterator[Served]:
     with served(place.root) as page:
         yield page
-
-
-def asked(place: Place, verb: str = "pause") -> list[str]:
-    with closing(place.read()) as ledger:
-        return [argument for argument, *_ in ledger.asked(verb)]
 
 
 @pytest.mark.parametrize(

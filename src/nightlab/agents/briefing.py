@@ -21,6 +21,7 @@ from nightlab.insights import untouched
 from nightlab.proposer import Context
 from nightlab.task import PROGRAM_FILE, Task
 from nightlab.values import Experiment, Status
+from nightlab.words import harmless
 
 MARK = "|> "
 """In front of every line that is material. No table or quotation of Markdown begins so, hence no line of program.md."""
@@ -382,11 +383,7 @@ def _stuck(context: Context, near: Sequence[Experiment]) -> Iterator[Section]:
 
 def clean(text: str) -> str:
     """Text of several lines without control characters; only a newline ends a line."""
-    return "\n".join(line.rstrip() for line in ("".join(map(_letter, line)) for line in text.split("\n")))
-
-
-def _letter(letter: str) -> str:
-    return letter if letter.isprintable() else " "
+    return "\n".join(line.rstrip() for line in map(harmless, text.split("\n")))
 
 
 def quoted(text: str) -> list[str]:

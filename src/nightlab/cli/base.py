@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nightlab.errors import BadTask, NightlabError
+from nightlab.words import harmless
 
 if TYPE_CHECKING:
     from nightlab.place import Place
@@ -46,18 +47,13 @@ def main() -> None:
     try:
         app()
     except NightlabError as error:
-        print("\n".join(map(_harmless, f"nightlab: {error}".split("\n"))), file=sys.stderr)
+        print("\n".join(map(harmless, f"nightlab: {error}".split("\n"))), file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("nightlab: interrupted; what was recorded is safe", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _harmless(line: str) -> str:
-    """An error may quote the end of a log. (As the dashboard has it; that one takes long to import.)"""
-    return "".join(letter if letter.isprintable() else " " for letter in line)
 
 
 def _print_version(is_asked: bool) -> None:
@@ -148,7 +144,6 @@ def report_of(name: str) -> dict[str, Any]:
 
 def print_report(name: str) -> None:
     """The report for people."""
-    from nightlab.dashboard.terminal import harmless
     from nightlab.report import lines
 
     facts = status_of(name)

@@ -9,6 +9,7 @@ import typer
 
 from nightlab.cli.base import Id, Json, StudyName, app, place_of, print_json
 from nightlab.errors import StudyStuck
+from nightlab.words import harmless
 
 
 @app.command()
@@ -51,8 +52,6 @@ def steer(
     if as_json:
         print_json(said)
         return
-    from nightlab.dashboard.terminal import harmless
-
     print("\n".join(map(harmless, control.lines(said))) or "nothing was said; say it with: nightlab steer TEXT")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nightlab.cli.base import Json, StudyName, app, place_of, print_json
+from nightlab.words import harmless
 
 if TYPE_CHECKING:
     from nightlab.finish import Change, Plan
@@ -68,8 +69,6 @@ def _change(planned: Plan, one: Change) -> dict[str, Any]:
 
 
 def _lines(planned: Plan, *, is_patches: bool) -> list[str]:
-    from nightlab.dashboard.terminal import harmless
-
     keeps, several = sum(len(one.experiments) for one in planned.changes), len(planned.changes) > 1
     lines = [
         f"study {planned.name}: {len(planned.changes)} logical change{'s' if several else ''} from {keeps} kept "

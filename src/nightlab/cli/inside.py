@@ -12,6 +12,7 @@ import typer
 from nightlab.cli.base import Json, StudyName, Unsafe, Workers, app, open_study, place_of, print_json
 from nightlab.cli.night import watched
 from nightlab.errors import BadChange, BadPlugin
+from nightlab.words import harmless
 
 if TYPE_CHECKING:
     from nightlab.trial import Asked, Folder
@@ -73,8 +74,6 @@ def try_(
     if as_json:
         print_json(found)
         return
-    from nightlab.dashboard.terminal import harmless
-
     print("\n".join(map(harmless, trial.lines(found))))
 
 

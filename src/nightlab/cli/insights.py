@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from nightlab.cli.base import Json, StudyName, app, place_of, print_json
+from nightlab.words import harmless
 
 
 @app.command()
@@ -25,8 +26,6 @@ def insights(
     if as_json:
         print_json(told)
         return
-    from nightlab.dashboard.terminal import harmless
-
     print("\n".join(map(harmless, _lines(told))))
 
 

@@ -25,6 +25,7 @@ from nightlab.cli.base import (
     write_report,
 )
 from nightlab.errors import BadTask
+from nightlab.words import harmless
 
 
 @app.command()
@@ -111,7 +112,7 @@ def show(number: Id, study: StudyName = "main", as_json: Json = False) -> None:
         more = {"diff": one.diff, "facts": dict(one.facts), "runs": runs, "notes": notes}
         print_json(row(one) | more | {"tail": tails[-1] if tails else ""})
         return
-    from nightlab.dashboard.terminal import decision_line, harmless
+    from nightlab.dashboard.terminal import decision_line
 
     print(decision_line(one))
     print(

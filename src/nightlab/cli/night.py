@@ -181,9 +181,7 @@ def audit(
     """What the incumbent is really worth: against the start, on fresh seeds and sealed data."""
     with open_study(study, workers=workers, must_exist=True, unsafe=unsafe) as opened:
         found = opened.auditor(speaker(as_json)).audit(repeats)
-    if found is None:
-        raise StudyStuck("there is nothing to audit: nothing that was kept stands")
-    _tell(study, found, as_json)
+    _tell(study, "audit", found, as_json)
 
 
 @app.command()
@@ -191,9 +189,7 @@ def prune(workers: Workers = 1, unsafe: Unsafe = False, study: StudyName = "main
     """Which keeps still pay? The others leave the branch by a revert commit, if the whole does not suffer."""
     with open_study(study, workers=workers, must_exist=True, unsafe=unsafe) as opened:
         found = opened.pruner(speaker(as_json)).prune()
-    if found is None:
-        raise StudyStuck("there is nothing to prune: nothing that was kept stands")
-    _tell(study, found, as_json)
+    _tell(study, "prune", found, as_json)
 
 
 @app.command()
@@ -210,13 +206,13 @@ def transfer(
         if not rungs:
             raise BadTask("the task has no larger rung; write [scale.NAME] with an amount into nightlab.toml")
         found = [opened.auditor(speaker(as_json)).transfer(one) for one in rungs]
-    if found[0] is None:
-        raise StudyStuck("there is nothing to transfer: nothing that was kept stands")
-    _tell(study, found, as_json)
+    _tell(study, "transfer", None if found[0] is None else found, as_json)
 
 
-def _tell(study: str, found: object, as_json: bool) -> None:
-    """What a look back has found, and the report anew."""
+def _tell(study: str, verb: str, found: object, as_json: bool) -> None:
+    """What a look back has found, and the report anew. Raises StudyStuck where there was nothing to look at."""
+    if found is None:
+        raise StudyStuck(f"there is nothing to {verb}: nothing that was kept stands")
     left = leave_report(study)
     if as_json:
         print_json(found)

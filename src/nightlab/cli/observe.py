@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from nightlab.cli.base import Json, StudyName, app, print_json, status_of
 from nightlab.errors import BadTask
+from nightlab.words import harmless
 
 if TYPE_CHECKING:
     from nightlab.observation import Observation
@@ -63,8 +64,6 @@ def _open(study: str, metric: str | None, direction: str | None) -> Observation:
 
 
 def _say(text: str) -> None:
-    from nightlab.dashboard.terminal import harmless
-
     print(f"nightlab: {harmless(text)}", file=sys.stderr, flush=True)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from nightlab.cli.base import Json, app, place_of, print_json
+from nightlab.words import harmless
 
 
 @app.command()
@@ -50,8 +51,6 @@ def web(
 
 
 def _say(where: str, tunnel: str | None, root: Path) -> None:
-    from nightlab.dashboard.terminal import harmless
-
     print(f"the page of {harmless(str(root))} is at")
     print(f"  {where}")
     if tunnel:

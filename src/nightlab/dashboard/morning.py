@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from nightlab.dashboard import chart
-from nightlab.dashboard.terminal import duration, harmless, number
+from nightlab.dashboard.terminal import duration, number
 from nightlab.ledger import Ledger
 from nightlab.report import cap_words, headline, report
+from nightlab.words import harmless
 
 STATIC = Path(__file__).parent / "static"
 TEMPLATES = Path(__file__).parent / "templates"

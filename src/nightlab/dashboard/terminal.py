@@ -20,6 +20,7 @@ from rich.text import Text
 from nightlab.ledger import Event, Ledger
 from nightlab.readings import seconds_per_experiment, status
 from nightlab.values import Experiment, Status
+from nightlab.words import harmless
 
 _MARKS = {Status.KEPT: "+", Status.DISCARDED: "-", Status.SHELVED: "~", Status.REJECTED: "="}
 _STYLES = {Status.KEPT: "bold blue", Status.SHELVED: "yellow"}
@@ -51,11 +52,6 @@ def decision_line(one: Experiment) -> str:
 def graded(one: Experiment) -> str:
     """Its value and what that is worth: E1 one run, E2 raced, E3 audited, E4 transferred."""
     return f"{number(one.value)} {one.grade or ''}".rstrip()
-
-
-def harmless(text: str) -> str:
-    """Text from outside without control characters, so that it cannot drive the terminal."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 class View:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from nightlab.errors import BadTask, NightlabError
 from nightlab.mirrors.reading import Row, Subject
+from nightlab.words import one_line
 
 _WHERE = {
     "wandb": ("BASE_URL", "ENTITY", "PROJECT", "MODE"),
@@ -80,5 +81,4 @@ def reaching(name: str, *errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        words = " ".join("".join(letter if letter.isprintable() else " " for letter in str(error)).split())
-        raise Unreachable(f"{name} did not take it: {words[:300] or type(error).__name__}") from error
+        raise Unreachable(f"{name} did not take it: {one_line(str(error)) or type(error).__name__}") from error

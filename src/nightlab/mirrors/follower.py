@@ -10,6 +10,7 @@ from typing import Self
 
 from nightlab.mirrors.copying import folder_of
 from nightlab.place import Place
+from nightlab.words import harmless
 
 _PATIENCE = 60.0
 _LITTLE_PATIENCE = 2.0  # the night was ended; what is left is sent another time
@@ -45,7 +46,7 @@ class Follower:
     def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self._say("".join(letter if letter.isprintable() else " " for letter in line.rstrip("\n")))
+            self._say(harmless(line.rstrip("\n")))
 
     def __exit__(self, kind: object, *_: object) -> None:
         assert self._process.stdin is not None

@@ -7,11 +7,9 @@ from contextlib import closing
 from typing import Any
 
 from nightlab.dashboard.page import readings
-from nightlab.ledger import Ledger
 from nightlab.lineage import LAB
 from nightlab.place import Place
 from nightlab.readings import status
-from nightlab.report import report
 from nightlab.values import Experiment, Status, improvement
 
 STATES = {
@@ -121,11 +119,6 @@ def summary(place: Place) -> dict[str, Any]:
     """What `nightlab status --json` prints."""
     with closing(place.read()) as ledger:
         return status(ledger, name=place.name, is_running=place.holder() is not None)
-
-
-def reported(place: Place, ledger: Ledger) -> dict[str, Any]:
-    """What `nightlab report --json` prints."""
-    return report(ledger, name=place.name, is_running=place.holder() is not None)
 
 
 def may(one: Experiment, *, is_baseline: bool) -> dict[str, bool]:
