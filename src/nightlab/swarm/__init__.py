@@ -1,0 +1,1 @@
+"""The swarm: labs that read each other's ledgers, share everything and believe nothing."""
