@@ -32,8 +32,8 @@ _AUTHOR = re.compile(r"[0-9a-f]{64}")
 _P = 2**255 - 19
 _ORDER_8 = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
 _WEAK = frozenset({0, 1, _P - 1, _P, _P + 1, _ORDER_8, _P - _ORDER_8})
-"""The y of the eight points of small order, written as keys in every way. OpenSSL takes them for keys, and then there is
-one signature that verifies for half of all messages, or for each: whoever wants to would speak as such an author.
+"""The y of the eight points of small order, in every way to write them. OpenSSL takes them for keys, and then one
+signature verifies for one in eight of all messages, or for each: whoever wants to would speak as such an author.
 """
 
 
