@@ -380,21 +380,27 @@ def test_nothing_passes_a_router_but_the_keys_of_its_swarm(crowd: Site) -> None:
 
 @pytest.mark.slow
 def test_who_is_barred_by_the_name_of_the_certificate_is_heard_no_more(team: Site) -> None:
-    process = team.router()
-    a, b, c = team.labs()
-    say(c, a, b)
-    name = (team.home / "a/swarms/night/invited.txt").read_text().split()[1]
+    with closing(Router(team.joined[0])):
+        a, b, c = team.labs()
+        say(c, a, b)
 
-    end(process)
-    team.joined[0] = bar(team.home / "a", "night", name)
-    team.router()
+        bar(team.home / "a", "night", (team.home / "a/swarms/night/invited.txt").read_text().split()[1])
 
-    say(a, b)
-    c.wire.broadcast(b"still here")
-    say(b, a)
-    assert b"still here" not in a.got + b.got
-    assert a.wire.peers() == [b.author]
-    assert c.wire.ask(a.author, b"?", timeout=2.0) is None
+        until(lambda: a.wire.peers() == [b.author])
+        c.wire.broadcast(b"still here")
+        assert c.wire.ask(a.author, b"?", timeout=1.0) is None
+        assert c.wire.peers() == []
+        say(b, a)
+        assert b"still here" not in a.got + b.got
+        assert len(c.got) == 0
+
+        d = team.stack.enter_context(closing(Lab(late(team), "d")))
+        say(d, a, b)
+
+
+def late(team: Site) -> Membership:
+    """One that is asked in while the router runs."""
+    return join(team.home / "d", invite(team.home / "a", "night", label="d"))
 
 
 # --- what breaks -------------------------------------------------------------------------------------------------
