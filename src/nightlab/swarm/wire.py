@@ -16,6 +16,7 @@ the way it came; only signatures inside of it do.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import threading
@@ -111,6 +112,7 @@ class Zenoh:
         self._answers = asked
         self._opener = threading.Thread(target=self._open, name="wire", daemon=True)
         self._opener.start()
+        atexit.register(self.close)  # a callback of zenoh's that comes when Python has ended aborts the process
         self._tried.wait(1.0)  # a router that is there takes milliseconds: then the first words are not lost
 
     @property
@@ -172,7 +174,8 @@ class Zenoh:
         return sorted(found - {self._author})
 
     def close(self) -> None:
-        """Be heard no more, and end every thread."""
+        """Be heard no more, and end every thread; a few of zenoh's stay, idle, for the process's next wire."""
+        atexit.unregister(self.close)
         self._over.set()
         session, self._session = self._session, None
         if session is not None:
@@ -267,6 +270,7 @@ class Router:
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="router", daemon=True)
         self._watcher.start()
+        atexit.register(self.close)
 
     def sessions(self) -> int:
         """How many labs and routers are connected."""
@@ -274,6 +278,7 @@ class Router:
 
     def close(self) -> None:
         """End every link and thread."""
+        atexit.unregister(self.close)
         self._over.set()
         self._watcher.join(_PATIENCE)
         self._session.close()
