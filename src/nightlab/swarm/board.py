@@ -38,7 +38,16 @@ class Standing:
     record: Record
     result: Result
     runs: dict[str, Verification] = field(default_factory=dict)
-    """By author, the latest of each; never the win's own author's."""
+    """By author, the latest on the win's own tree, else on another; never the win's own author's."""
+    adopted: dict[str, Verification] = field(default_factory=dict)
+    """By author, the run after which it was kept there."""
+
+    def add(self, author: str, run: Verification) -> None:
+        """Take in what somebody else found."""
+        if run.adopted:
+            self.adopted[author] = run
+        if run.has_same_parent or author not in self.runs or not self.runs[author].has_same_parent:
+            self.runs[author] = run
 
     def gain(self) -> tuple[float, float] | None:
         """What it came to elsewhere as a share, and its standard error; None where nobody has run it."""
@@ -120,7 +129,7 @@ class Board:
                 self.wins[record.id] = Standing(record, body)
         for record, run in runs:
             if run.of in self.wins and record.author != self.wins[run.of].record.author:
-                self.wins[run.of].runs[record.author] = run
+                self.wins[run.of].add(record.author, run)
 
     def drawn(self, win: str) -> list[str]:
         """The labs that are to run this win again."""
@@ -206,7 +215,6 @@ class Board:
         whose = self.drawn(win_id)
         told, found = share(win.result), win.gain()
         relative, error = found or told or (None, 0.0)
-        adopted = [(author, run) for author, run in sorted(win.runs.items()) if run.adopted]
         return self._said(win.record) | {
             "hardware": one_line(win.result.hardware, 60),
             "hypothesis": one_line(win.result.hypothesis),
@@ -218,7 +226,9 @@ class Board:
             "high": relative + _INTERVAL * error if relative is not None and found else None,
             "grade": win.result.grade,
             "value": fmean(win.result.values) if win.result.values else None,
-            "adopted_by": [{"author": one, "label": self._label(one), "at": run.at} for one, run in adopted],
+            "adopted_by": [
+                {"author": one, "label": self._label(one), "at": run.at} for one, run in sorted(win.adopted.items())
+            ],
             "inspired_by": win.result.inspired_by,
             "milestones": [one_line(name, 60) for name in win.result.milestones],
             "at": win.result.at,
@@ -241,7 +251,7 @@ class Board:
                 continue
             for name in win.result.milestones:
                 reached[name].append((win.result.at, win.record.author, win_id))
-                reached[name] += [(run.at, author, win_id) for author, run in win.runs.items() if run.adopted]
+                reached[name] += [(run.at, author, win_id) for author, run in win.adopted.items()]
         return [self._milestone(one_line(name, 60), sorted(found)) for name, found in sorted(reached.items())]
 
     def _milestone(self, name: str, found: list[tuple[float, str, str]]) -> dict[str, Any]:
@@ -255,16 +265,18 @@ class Board:
 
     def _totals(self) -> dict[str, int]:
         counts = Counter(body.status for _, body in self.results)
-        ran = Counter(body.patch for _, body in self.results)
-        runs = [(win_id, run) for win_id, win in self.wins.items() for run in win.runs.values()]
+        ran = {
+            (body.patch, record.author) for record, body in self.results
+        }  # one's own win on a newer tree is no repeat
+        adopted = [win_id for win_id, win in self.wins.items() for _ in win.adopted]
         disputed = {win_id for win_id, win in self.wins.items() if win.state(self.drawn(win_id)) == "disputed"}
         return {
             "experiments": len(self.results),
             "kept": counts[Status.KEPT],
             "discarded": len(self.results) - counts[Status.KEPT] - sum(counts[one] for one in _FAILED),
             "crashed": sum(counts[one] for one in _FAILED),
-            "duplicates": sum(ran.values()) - len(ran),
-            "verifications": len(runs),
-            "adoptions": sum(run.adopted for _, run in runs),
-            "false_adoptions": sum(run.adopted and win_id in disputed for win_id, run in runs),
+            "duplicates": len(ran) - len({patch for patch, _ in ran}),
+            "verifications": sum(len(win.runs) for win in self.wins.values()),
+            "adoptions": len(adopted),
+            "false_adoptions": sum(win_id in disputed for win_id in adopted),
         }
