@@ -81,6 +81,8 @@ class Result:
     gain: float | None = None
     stderr: float | None = None
     grade: Grade | None = None
+    total: float | None = None
+    """What the whole tree has gained over the task's start, as a share: what lines of work are compared by."""
     per_hour: Seconds | None = None
     inspired_by: Annotated[list[Hash], Field(max_length=4)] = field(default_factory=list)
     milestones: Annotated[list[Word], Field(max_length=6)] = field(default_factory=list)
