@@ -112,6 +112,9 @@ def run(
     notify: Notify = None,
     notify_when: NotifyWhen = "end",
     mirror: Mirror = None,
+    swarm: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Take part in a swarm that you have joined.")
+    ] = None,
     study: StudyName = "main",
     as_json: Json = False,
 ) -> None:
@@ -127,6 +130,7 @@ def run(
         _crew(agent or ["tuner"], say=speaker(as_json), **limits) as crew,
         open_study(study, seed=seed, policy=policy, workers=workers, unsafe=unsafe) as opened,
         beside(opened.place, speaker(as_json)),
+        _taking_part(opened, swarm),
     ):
         if not as_json:
             _say_what_is_left_out(opened)
@@ -138,6 +142,20 @@ def run(
     else:
         print_report(study)
         print(left)
+
+
+@contextmanager
+def _taking_part(study: Study, swarm: str | None) -> Iterator[None]:
+    """A study in a swarm, where one is named: it claims, tells, and races what others won."""
+    if swarm is None:
+        yield
+        return
+    from nightlab.cli.swarm import seat
+    from nightlab.swarm.node import Node
+
+    with Node(study.place, study.task, study.facts["base"], seat(swarm)) as node:
+        study.peers = node
+        yield
 
 
 @app.command()

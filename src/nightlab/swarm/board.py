@@ -92,6 +92,12 @@ def drawn(win: str, authors: Iterable[str], author: str) -> list[str]:
     return sorted(others, key=lambda one: sha256(f"{win}{one}".encode()).digest())[:DRAWN]
 
 
+def tasks(log: Log) -> list[str]:
+    """The tasks that were spoken of, the busiest first."""
+    counts = Counter(record.body.task for record in log)
+    return sorted(counts, key=lambda one: (-counts[one], one))
+
+
 class Board:
     """What one log says of one task."""
 

@@ -59,7 +59,7 @@ class Chooser:
             if choice in self._passed or choice.win in done.get(choice.is_duty, ()):
                 continue
             self._passed.add(choice)
-            if (said := self._said(board.wins[choice.win], choice)) is not None:
+            if (said := self.said(board.wins[choice.win], is_duty=choice.is_duty)) is not None:
                 return json.dumps(said)
         return None
 
@@ -102,7 +102,7 @@ class Chooser:
 
     # From a patch to a proposal
 
-    def _said(self, win: Standing, choice: Choice) -> dict[str, Any] | None:
+    def said(self, win: Standing, *, is_duty: bool) -> dict[str, Any] | None:
         """The wish: nothing that a peer sends is applied anywhere but to texts of files that may be changed here."""
         start = self.lineage.start.texts
         ground = self._texts(win, win.result.parent, start)
@@ -115,7 +115,7 @@ class Chooser:
             "hypothesis": one_line(win.result.hypothesis),
             "proposer": f"peer {one_line(win.result.label, 40)}",
         }
-        if choice.is_duty:
+        if is_duty:
             return said | {"ground": changes(start, ground), "files": changes(ground, theirs)}
         best = self.ledger.incumbent()
         if best is None or best.commit is None:
@@ -131,7 +131,7 @@ class Chooser:
         return changes(mine, texts)
 
     def _texts(self, win: Standing, blob: str, before: dict[str, str]) -> dict[str, str] | None:
-        """These texts as a peer's patch leaves them; None where it is not to be had, does not apply, or goes too far."""
+        """These texts as a peer's patch leaves them; None where it is not there, does not apply, or goes too far."""
         diff = self._blob(blob, win.record.author)
         if diff is None:
             return None

@@ -11,10 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from statistics import fmean, median
 from typing import Self
 
+from nightlab.errors import BadChange, NotFound
 from nightlab.exports import write_whole
 from nightlab.place import Place
 from nightlab.proposer import Peers
@@ -23,10 +25,11 @@ from nightlab.swarm.choosing import Chooser
 from nightlab.swarm.claims import Claims
 from nightlab.swarm.gossip import Gossip
 from nightlab.swarm.identity import Identity
+from nightlab.swarm.membership import Membership
 from nightlab.swarm.record import Claim, Record, patch_key
 from nightlab.swarm.store import Store
 from nightlab.swarm.telling import Teller
-from nightlab.swarm.wire import Wire
+from nightlab.swarm.wire import Alone, Wire, wire
 from nightlab.task import Task
 from nightlab.values import Clock
 from nightlab.words import one_line
@@ -36,47 +39,42 @@ _TICK = 0.3
 _SYNC = (2.0, 5.0)
 _LOOK = 2.0
 _PATIENCE = 5.0
+_VISIT = 3.0
 _LEASE = 3.0
 """How many budgets a claim holds."""
 _SHORTEST_LEASE = 30.0
 _FAST, _LEAN = 2.0, 2.0
 _TOLD = 8
 
-Connect = Callable[[Callable[[bytes], None], Callable[[bytes], bytes]], Wire]
-"""Opens the network, given who hears what is pushed and who answers what is asked."""
-
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """Where one sits in a swarm: its name, the store, who one is, and how one is called there."""
+    """Where one sits in a swarm: what one has joined, and who one is there."""
 
-    name: str
-    store: Store
+    joined: Membership
     identity: Identity
-    label: str
-    connect: Connect | None = None
-    """None where labs share the store and nothing else."""
 
 
 class Node(Peers):
     """One study in a swarm; use as a context around its search."""
 
     def __init__(self, place: Place, task: Task, base: str, seat: Seat, *, clock: Clock = time.time) -> None:
-        self.place, self.task, self.seat, self.store = place, task, seat, seat.store
+        self.place, self.joined, self.identity = place, seat.joined, seat.identity
+        self.store = Store(seat.joined.records, seat.joined.id)
         where = Place(place.root, place.name)  # a repository of its own: git's pipes are no two threads' at once
         self.teller = Teller(
-            where, task, base=base, store=seat.store, identity=seat.identity, label=seat.label, clock=clock
+            where, task, base=base, store=self.store, identity=self.identity, label=seat.joined.label, clock=clock
         )
-        self.gossip = Gossip(seat.store, clock=time.monotonic)
-        self.claims = Claims((seat.identity.author, self.teller.lab), clock=time.monotonic, present=self._present)
+        self.gossip = Gossip(self.store, clock=time.monotonic)
+        self.claims = Claims((self.identity.author, self.teller.lab), clock=time.monotonic, present=self._present)
         self.chooser = Chooser(
-            task, self.teller.ledger, self.teller.lineage, author=seat.identity.author, blob=self._blob
+            task, self.teller.ledger, self.teller.lineage, author=self.identity.author, blob=self._blob
         )
-        self._wire: Wire | None = None
+        self._wire: Wire = Alone()
         self._news: Sequence[str] = ()
-        self._pace = 1.0
+        self._pace, self._lease = 1.0, _SHORTEST_LEASE
         self._there: frozenset[str] = frozenset()
-        self._dice = Random(seat.identity.author + self.teller.lab)
+        self._dice = Random(self.identity.author + self.teller.lab)
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._live, name="swarm", daemon=True)
         self._next_sync = self._next_look = 0.0
@@ -87,12 +85,13 @@ class Node(Peers):
     def claim(self, number: int, diff: str) -> str | None:
         """Take a change for an experiment of ours, durably and told to all; why not, where it is another's."""
         key = patch_key(self.teller.name, diff)
-        lease = max(_SHORTEST_LEASE, _LEASE * self._seconds())
         hypothesis = one_line(
             next((line[1:] for line in diff.splitlines() if line[:1] == "+" and line[:3] != "+++"), "")
         )
-        body = Claim(**self.teller.said(), patch=key, lab=self.teller.lab, hypothesis=hypothesis[:200], lease=lease)
-        said = self.store.write(body, self.seat.identity, lambda _: self.claims.why_not(key))
+        body = Claim(
+            **self.teller.said(), patch=key, lab=self.teller.lab, hypothesis=hypothesis[:200], lease=self._lease
+        )
+        said = self.store.write(body, self.identity, lambda _: self.claims.why_not(key))
         if isinstance(said, str):
             return said
         self.claims.take(key, number)
@@ -118,20 +117,15 @@ class Node(Peers):
             return _LEAN if is_brute else 1.0
         return _LEAN if self._pace <= 1 / _FAST and not is_brute else 1.0
 
-    def _seconds(self) -> float:
-        runs = [run["seconds"] or 0.0 for run in self.teller.ledger.runs(0)]
-        return fmean(runs) if runs else 0.0
-
     # Its life
 
     def __enter__(self) -> Self:
         self.store.listen = self.claims.see
         self.claims.see(self.store.log)
-        facts = {"name": self.seat.name, "swarm": self.store.swarm, "store": str(self.store.path)}
+        facts = {"name": self.joined.name, "swarm": self.store.swarm, "store": str(self.store.path)}
         write_whole(self.place.home / SWARM_FILE, json.dumps(facts | {"task": self.teller.name}))
-        if self.seat.connect is not None:
-            self._wire = self.seat.connect(self._heard, self.gossip.answer)
-            self._sync()  # what one said before on this machine may be known to others alone
+        self._wire = wire(self.joined, self.identity.author, heard=self.gossip.heard, asked=self.gossip.answer)
+        self._sync()  # what one said before, and lost, others may still know
         self._thread.start()
         return self
 
@@ -139,11 +133,10 @@ class Node(Peers):
         self._is_over.set()
         self._thread.join(timeout=60)
         self._push(self.teller.tell())
-        if self._wire is not None:
-            self._sync()
-            self._wire.close()
+        self._sync()
+        self._wire.close()
         self.teller.close()
-        self.store.listen = lambda _: None
+        self.store.close()
 
     def _live(self) -> None:
         while not self._is_over.wait(_TICK):
@@ -162,33 +155,26 @@ class Node(Peers):
     def _present(self) -> frozenset[str]:
         return self._there
 
-    def _heard(self, message: bytes) -> None:
-        self.gossip.heard(message)
-
     def _push(self, records: list[Record]) -> None:
-        if records and self._wire is not None:
+        if records:
             self._wire.broadcast(self.gossip.push(records))
 
     def _sync(self) -> None:
         """Compare with one of those who are there; whoever is asked is drawn by lot."""
-        if self._wire is None:
-            return
         self._there = frozenset(self._wire.peers())
-        others = sorted(self._there - {self.seat.identity.author})
+        others = sorted(self._there - {self.identity.author})
         if others:
             self.gossip.sync(self._asking(self._dice.choice(others)))
 
     def _asking(self, peer: str) -> Callable[[bytes], bytes | None]:
-        wire = self._wire
-        assert wire is not None
-        return lambda message: wire.ask(peer, message, timeout=_PATIENCE)
+        return partial(_ask, self._wire, peer)
 
     def _blob(self, name: str, author: str) -> str | None:
         """A patch: from here, from whoever wrote it, or from three others who may have it."""
         found = self.store.blob(name)
-        if found is not None or self._wire is None:
+        if found is not None:
             return found
-        others = sorted(self._there - {author, self.seat.identity.author})
+        others = sorted(self._there - {author, self.identity.author})
         for peer in [author] * (author in self._there) + self._dice.sample(others, min(3, len(others))):
             if (text := self.gossip.fetch_blob(self._asking(peer), name)) is not None:
                 return text
@@ -203,6 +189,7 @@ class Node(Peers):
         best, measured = self.teller.ledger.incumbent(), self.teller.ledger.last("measured")
         if best is None or measured is None:
             return
+        self._lease = max(_SHORTEST_LEASE, _LEASE * self.teller.seconds_per_run())
         start = abs(fmean(value for *_, value in self.teller.ledger.pool(0))) or 1.0
         mine = self.teller.total([value for *_, value in self.teller.ledger.pool(best.id)])
         wish = self.chooser.wish(board, mine, (measured.body["sigma"] or 0.0) / start)
@@ -213,7 +200,7 @@ class Node(Peers):
         if self._board_of == (digest := self.store.log.digest()):
             return
         self._board_of = digest
-        told, me = board.told(self.seat.name), self.seat.identity.author
+        told, me = board.told(self.joined.name), self.identity.author
         wins = [one for one in told["wins"] if one["author"] != me and one["state"] != "disputed"][:_TOLD]
         said = [one for one in told["insights"] if one["author"] != me][-2:]
         self._news = [_in_words(one) for one in wins] + [f"{one['label']} says: {one['text']}" for one in said]
@@ -225,3 +212,41 @@ class Node(Peers):
 def _in_words(win: dict[str, object]) -> str:
     gain = f", {win['relative']:+.2%}" if win["relative"] is not None else ""
     return f"{win['label']} on {win['hardware']}: {win['hypothesis']} ({win['state']} by {win['replicated']}{gain})"
+
+
+def _ask(there: Wire, peer: str, message: bytes) -> bytes | None:
+    return there.ask(peer, message, timeout=_PATIENCE)
+
+
+def visit(seat: Seat) -> list[str]:
+    """Who is there now; what they know is known here after it."""
+    store = Store(seat.joined.records, seat.joined.id)
+    gossip = Gossip(store, clock=time.monotonic)
+    there = wire(seat.joined, seat.identity.author, heard=gossip.heard, asked=gossip.answer)
+    try:
+        deadline = time.monotonic() + _VISIT
+        while not (found := there.peers()) and time.monotonic() < deadline:
+            time.sleep(_TICK)
+        for peer in found[:3]:
+            gossip.sync(partial(_ask, there, peer))
+    finally:
+        there.close()
+        store.close()
+    return found
+
+
+def ask_for(place: Place, seat: Seat, prefix: str, task: Task, base: str) -> str:
+    """Ask the lab of a study to run a win again on its author's own tree; which. Raises NotFound, BadChange."""
+    with Node(place, task, base, seat) as node:
+        board = Board(node.store.log, node.teller.name)
+        found = [name for name in board.wins if name.startswith(prefix)]
+        if len(found) != 1:
+            words = f"{len(found)} wins begin with" if found else "no win begins with"
+            raise NotFound(
+                f"{words} {prefix!r} for this task; nightlab swarm board {seat.joined.name} --json lists them"
+            )
+        said = node.chooser.said(board.wins[found[0]], is_duty=True)
+        if said is None:
+            raise BadChange(f"the patch of {found[0][:12]} is not to be had, or goes beyond what may be changed here")
+        node.teller.ledger.ask("try", json.dumps(said))
+    return found[0]

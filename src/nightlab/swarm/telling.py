@@ -148,6 +148,10 @@ class Teller:
             return None
         return improvement(self.task.metric.direction, fmean(values), fmean(start)) / (abs(fmean(start)) or 1.0)
 
+    def seconds_per_run(self) -> float:
+        """What one run of the start took."""
+        return fmean(run["seconds"] or 0.0 for run in self.ledger.runs(BASELINE))
+
     def per_hour(self) -> float | None:
         """How many experiments this lab makes in an hour, by its last fifty."""
         rows = self.ledger.experiments(limit=50, newest=True)
