@@ -112,9 +112,7 @@ def run(
     notify: Notify = None,
     notify_when: NotifyWhen = "end",
     mirror: Mirror = None,
-    swarm: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Take part in a swarm that you have joined.")
-    ] = None,
+    swarm: Swarm = None,
     study: StudyName = "main",
     as_json: Json = False,
 ) -> None:
@@ -124,10 +122,9 @@ def run(
     beside = told(notify, notify_when, mirror)
     _check_numbers(max_cost, target, agent_time)
     stop = Stop(experiments, None if for_ is None else seconds(for_), target, None, max_cost, max_tokens, plateau)
-    limits: dict[str, Any] = {"money": max_cost, "tokens": max_tokens, "drafts": drafts, "seconds": seconds(agent_time)}
-    limits["replay"] = replay
+    limits = {"money": max_cost, "tokens": max_tokens, "drafts": drafts, "seconds": seconds(agent_time)}
     with (
-        _crew(agent or ["tuner"], say=speaker(as_json), **limits) as crew,
+        _crew(agent or ["tuner"], say=speaker(as_json), replay=replay, **limits) as crew,
         open_study(study, seed=seed, policy=policy, workers=workers, unsafe=unsafe) as opened,
         beside(opened.place, speaker(as_json)),
         _taking_part(opened, swarm),

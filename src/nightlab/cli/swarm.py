@@ -131,7 +131,7 @@ def leave(name: Name, as_json: Json = False) -> None:
 
 
 def _tell(joined: Membership, as_json: bool) -> None:
-    facts = {"name": joined.name, "swarm": joined.id, "label": joined.label, "setting": joined.setting}
+    facts: dict[str, Any] = {"name": joined.name, "swarm": joined.id, "label": joined.label, "setting": joined.setting}
     facts |= {"routers": list(joined.routers), "author": _me().author}
     if as_json:
         print_json(facts)
@@ -225,8 +225,8 @@ def _lines(told: dict[str, Any]) -> Iterator[str]:
     totals, labs = told["totals"], len(told["authors"])
     yield f"{told['swarm']}: {totals['experiments']} experiments by {labs} labs, {totals['kept']} kept"
     yield (
-        f"{totals['verifications']} verifications, {totals['adoptions']} adoptions, {totals['false_adoptions']} of them "
-        f"of what is disputed now; {totals['duplicates']} duplicates"
+        f"{totals['verifications']} verifications, {totals['adoptions']} adoptions, {totals['false_adoptions']} "
+        f"of them of what is disputed now; {totals['duplicates']} duplicates"
     )
     yield from map(_win_line, told["wins"][:20])
     for one in told["milestones"]:
