@@ -30,7 +30,7 @@ from nightlab.cli.base import (
     speaker,
     status_of,
 )
-from nightlab.cli.telling import Mirror, Notify, NotifyWhen, told
+from nightlab.cli.telling import Mirror, Notify, NotifyWhen, Swarm, told
 from nightlab.errors import BadTask, NightlabError, StudyStuck
 
 if TYPE_CHECKING:
