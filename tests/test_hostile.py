@@ -20,6 +20,7 @@ RULES = """\
 bounds = [0.0, 100.0]
 [budget]
 kind = "wall"
+amount = 1.5
 [limits]
 log_mb = 8
 """

@@ -19,10 +19,10 @@ from playwright.sync_api import Page
 from nightlab.ledger import Ledger
 from nightlab.place import Place, find, held
 
+pytestmark = pytest.mark.slow
+
 SLEEPY = """\
 import os, random, time
-
-pytestmark = pytest.mark.slow
 KNOB = 5.0
 random.seed(int(os.environ["NIGHTLAB_SEED"]))
 if KNOB != 5.0:

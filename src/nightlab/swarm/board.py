@@ -1,0 +1,288 @@
+"""The board: who found what and what it came to elsewhere; a pure function of the records, the same on every machine.
+
+A win is *claimed* until somebody else has run it, *replicated* by as many labs as have, *confirmed* where one of the
+labs that its hash drew has run it and all of them together see a gain, *disputed* where their runs contradict the
+author's by more than three standard errors. Gains travel as shares of what they were raced against: across hardware
+nothing else compares. No clock decides anything; where one is shown, it is the author's own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from math import sqrt
+from statistics import fmean, median
+from typing import Any
+
+from nightlab.swarm.log import Log
+from nightlab.swarm.record import Claim, Insight, Record, Result, Retraction, Verification
+from nightlab.values import Status
+from nightlab.words import one_line
+
+DRAWN = 3
+"""So many labs are drawn, by hash, to run a win again; the author chooses none of them."""
+CALIBRATED = 3.0
+"""Standard errors between what was reported and what came out that still count as chance."""
+_STRIKES = 3
+_CONFIRMED = 1.64
+_INTERVAL = 1.96
+_FAILED = (Status.CRASHED, Status.TIMEOUT, Status.INVALID)
+
+
+@dataclass(slots=True)
+class Standing:
+    """One win and what others made of it."""
+
+    record: Record
+    result: Result
+    runs: dict[str, Verification] = field(default_factory=dict)
+    """By author, the latest on the win's own tree, else on another; never the win's own author's."""
+    adopted: dict[str, Verification] = field(default_factory=dict)
+    """By author, the run after which it was kept there."""
+
+    def add(self, author: str, run: Verification) -> None:
+        """Take in what somebody else found."""
+        if run.adopted:
+            self.adopted[author] = run
+        if run.has_same_parent or author not in self.runs or not self.runs[author].has_same_parent:
+            self.runs[author] = run
+
+    def gain(self) -> tuple[float, float] | None:
+        """What it came to elsewhere as a share, and its standard error; None where nobody has run it."""
+        found = [one for run in self.runs.values() if (one := share(run)) is not None]
+        if not found:
+            return None
+        weights = [1 / max(error, 1e-12) ** 2 for _, error in found]
+        return sum(w * gain for w, (gain, _) in zip(weights, found, strict=True)) / sum(weights), 1 / sqrt(sum(weights))
+
+    def discrepancy(self, whose: Iterable[str]) -> float | None:
+        """How many standard errors the report was above what these labs found on the same tree; their middle one."""
+        told = share(self.result)
+        seen = [self.runs[author] for author in whose if author in self.runs and self.runs[author].has_same_parent]
+        found = [one for run in seen if (one := share(run)) is not None]
+        if told is None or not found:
+            return None
+        return median((told[0] - gain) / sqrt(told[1] ** 2 + error**2 + 1e-24) for gain, error in found)
+
+    def state(self, drawn: Sequence[str]) -> str:
+        """One of: claimed, replicated, confirmed, disputed."""
+        off = self.discrepancy(drawn)
+        if off is not None and off > CALIBRATED:
+            return "disputed"
+        found = self.gain()
+        if found is None:
+            return "claimed"
+        is_drawn = any(author in self.runs for author in drawn)
+        return "confirmed" if is_drawn and found[0] > _CONFIRMED * found[1] else "replicated"
+
+
+def share(said: Result | Verification) -> tuple[float, float] | None:
+    """A gain and its standard error as shares of what it was raced against; None where there was none."""
+    if said.gain is None or not said.against:
+        return None
+    scale = abs(fmean(said.against)) or 1.0
+    return said.gain / scale, (said.stderr or abs(said.gain)) / scale
+
+
+def drawn(win: str, authors: Iterable[str], author: str) -> list[str]:
+    """The labs that a win's hash draws to run it again."""
+    others = (one for one in authors if one != author)
+    return sorted(others, key=lambda one: sha256(f"{win}{one}".encode()).digest())[:DRAWN]
+
+
+def tasks(log: Log) -> list[str]:
+    """The tasks that were spoken of, the busiest first."""
+    counts = Counter(record.body.task for record in log)
+    return sorted(counts, key=lambda one: (-counts[one], one))
+
+
+class Board:
+    """What one log says of one task."""
+
+    def __init__(self, log: Log, task: str) -> None:
+        self.log, self.task = log, task
+        self.results: list[tuple[Record, Result]] = []
+        self.claims: list[tuple[Record, Claim]] = []
+        self.insights: list[tuple[Record, Insight]] = []
+        self.wins: dict[str, Standing] = {}
+        retracted, runs = set[tuple[str, str]](), list[tuple[Record, Verification]]()
+        for record in log:
+            match record.body:
+                case body if body.task != task:
+                    continue
+                case Result() as body:
+                    self.results.append((record, body))
+                case Claim() as body:
+                    self.claims.append((record, body))
+                case Insight() as body:
+                    self.insights.append((record, body))
+                case Verification() as body:
+                    runs.append((record, body))
+                case Retraction() as body:
+                    retracted.add((record.author, body.of))
+        self._place(retracted, runs)
+
+    def _place(self, retracted: set[tuple[str, str]], runs: list[tuple[Record, Verification]]) -> None:
+        self.results = [(one, body) for one, body in self.results if (one.author, one.id) not in retracted]
+        self.authors = sorted({record.author for record, _ in [*self.results, *self.claims, *runs]})
+        first: set[tuple[str, str]] = set()
+        for record, body in sorted(self.results, key=lambda one: (one[1].at, one[0].id)):
+            mine = (body.patch, body.parent)
+            if body.status is Status.KEPT and body.change and mine not in first:  # who only repeats it found nothing
+                first.add(mine)
+                self.wins[record.id] = Standing(record, body)
+        for record, run in runs:
+            if run.of in self.wins and record.author != self.wins[run.of].record.author:
+                self.wins[run.of].add(record.author, run)
+
+    def drawn(self, win: str) -> list[str]:
+        """The labs that are to run this win again."""
+        return drawn(win, self.authors, self.wins[win].record.author)
+
+    def reputation(self, author: str, *, mine: str | None = None) -> float | None:
+        """How well an author's reports hold when others run them, from 0 to 1; None where nobody has.
+
+        Three reports that turn out false bring it to 0; twenty that hold make up for one. Only runs by labs that were
+        drawn count, and those of `mine`: one's own eyes.
+        """
+        seen: list[float] = []
+        for win_id, win in self.wins.items():
+            if win.record.author == author:
+                off = win.discrepancy([mine] if mine in win.runs else self.drawn(win_id))
+                seen += [] if off is None else [off]
+        if not seen:
+            return None
+        bad = sum(off > CALIBRATED for off in seen)
+        return max(0.0, 1 - max(0.0, bad - (len(seen) - bad) / 20) / _STRIKES)
+
+    # As people and programs read it
+
+    def told(self, name: str, labels: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """All of it; the keys are stable."""
+        self._labels = dict(labels or {}) or self._own_labels()
+        return {
+            "swarm": name,
+            "task": self.task,
+            "digest": self.log.digest(),
+            "records": len(self.log),
+            "authors": [self._author(author) for author in self.authors] + self._muted(),
+            "wins": self._wins(),
+            "claims": self._open_claims(),
+            "insights": [
+                self._said(record) | {"text": one_line(body.text, 600), "evidence": body.evidence}
+                for record, body in self.insights
+            ],
+            "milestones": self._milestones(),
+            "totals": self._totals(),
+        }
+
+    def _own_labels(self) -> dict[str, str]:
+        said = {record.author: body.label for record, body in self.claims}
+        said |= {record.author: body.label for record, body in self.results}
+        return {author: one_line(label, 60) for author, label in said.items()}
+
+    def _label(self, author: str) -> str:
+        return self._labels.get(author) or author[:8]
+
+    def _said(self, record: Record) -> dict[str, Any]:
+        return {"id": record.id, "author": record.author, "label": self._label(record.author)}
+
+    def _author(self, author: str) -> dict[str, Any]:
+        mine = [body for record, body in self.results if record.author == author]
+        wins = [win for win in self.wins.values() if win.record.author == author]
+        latest = mine[-1] if mine else None
+        return {
+            "author": author,
+            "label": self._label(author),
+            "hardware": one_line(latest.hardware, 60) if latest else "",
+            "results": len(mine),
+            "kept": sum(body.status is Status.KEPT for body in mine),
+            "replicated": sum(bool(win.runs) for win in wins),
+            "reputation": self.reputation(author),
+            "muted": False,
+            "per_hour": latest.per_hour if latest else None,
+        }
+
+    def _muted(self) -> list[dict[str, Any]]:
+        nothing = {"hardware": "", "results": 0, "kept": 0, "replicated": 0, "reputation": 0.0, "per_hour": None}
+        return [
+            {"author": author, "label": self._label(author), "muted": True, **nothing}
+            for author in sorted(self.log.forks)
+        ]
+
+    def _wins(self) -> list[dict[str, Any]]:
+        told = [self._win(win_id, win) for win_id, win in self.wins.items()]
+        order = {"confirmed": 0, "replicated": 1, "claimed": 2, "disputed": 3}
+        return sorted(told, key=lambda one: (order[one["state"]], -(one["low"] or one["relative"] or 0.0), one["id"]))
+
+    def _win(self, win_id: str, win: Standing) -> dict[str, Any]:
+        whose = self.drawn(win_id)
+        told, found = share(win.result), win.gain()
+        relative, error = found or told or (None, 0.0)
+        return self._said(win.record) | {
+            "hardware": one_line(win.result.hardware, 60),
+            "hypothesis": one_line(win.result.hypothesis),
+            "state": win.state(whose),
+            "replicated": len(win.runs),
+            "gain": win.result.gain,
+            "relative": relative,
+            "low": relative - _INTERVAL * error if relative is not None and found else None,
+            "high": relative + _INTERVAL * error if relative is not None and found else None,
+            "grade": win.result.grade,
+            "value": fmean(win.result.values) if win.result.values else None,
+            "adopted_by": [
+                {"author": one, "label": self._label(one), "at": run.at} for one, run in sorted(win.adopted.items())
+            ],
+            "inspired_by": win.result.inspired_by,
+            "milestones": [one_line(name, 60) for name in win.result.milestones],
+            "at": win.result.at,
+        }
+
+    def _open_claims(self) -> list[dict[str, Any]]:
+        ended = {(record.author, body.patch) for record, body in self.results}
+        return [
+            self._said(record) | {"hypothesis": one_line(body.hypothesis), "at": body.at}
+            for record, body in self.claims
+            if (record.author, body.patch) not in ended
+        ]
+
+    def _milestones(self) -> list[dict[str, Any]]:
+        """When each known idea was found again and by whom, and who took it up: by a win that carries it, or adopting
+        one. A disputed win counts for nothing."""
+        reached = defaultdict[str, list[tuple[float, str, str]]](list)
+        for win_id, win in self.wins.items():
+            if win.state(self.drawn(win_id)) == "disputed":
+                continue
+            for name in win.result.milestones:
+                reached[name].append((win.result.at, win.record.author, win_id))
+                reached[name] += [(run.at, author, win_id) for author, run in win.adopted.items()]
+        return [self._milestone(one_line(name, 60), sorted(found)) for name, found in sorted(reached.items())]
+
+    def _milestone(self, name: str, found: list[tuple[float, str, str]]) -> dict[str, Any]:
+        spread: dict[str, float] = {}
+        for at, author, _ in found:
+            spread.setdefault(author, at)
+        at, author, win_id = found[0]
+        others = [{"author": one, "label": self._label(one), "at": when} for one, when in spread.items()]
+        first = {"name": name, "first": win_id, "author": author, "label": self._label(author), "at": at}
+        return first | {"spread": [one for one in others if one["author"] != author]}
+
+    def _totals(self) -> dict[str, int]:
+        counts = Counter(body.status for _, body in self.results)
+        ran = {
+            (body.patch, record.author) for record, body in self.results
+        }  # one's own win on a newer tree is no repeat
+        adopted = [win_id for win_id, win in self.wins.items() for _ in win.adopted]
+        disputed = {win_id for win_id, win in self.wins.items() if win.state(self.drawn(win_id)) == "disputed"}
+        return {
+            "experiments": len(self.results),
+            "kept": counts[Status.KEPT],
+            "discarded": len(self.results) - counts[Status.KEPT] - sum(counts[one] for one in _FAILED),
+            "crashed": sum(counts[one] for one in _FAILED),
+            "duplicates": len(ran) - len({patch for patch, _ in ran}),
+            "verifications": sum(len(win.runs) for win in self.wins.values()),
+            "adoptions": len(adopted),
+            "false_adoptions": sum(win_id in disputed for win_id in adopted),
+        }

@@ -1,0 +1,199 @@
+"""Gossip: what labs say to each other, without a network in sight.
+
+    push           what is new goes to all at once (or, without routers, to a few, who pass it on)
+    anti-entropy   every few seconds one asks another: the digest first, then digests by bucket, then how far each
+                   author is known there, then what is lacking, both ways. A push alone loses what a partition
+                   swallowed.
+
+A message is JSON. Whatever is wrong with one is counted and dropped: a peer can waste its own breath, nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from nightlab.swarm.log import Vector
+from nightlab.swarm.record import LARGEST, BadRecord, Record, read
+from nightlab.swarm.store import Store
+
+LARGEST_MESSAGE = 1 << 20
+_MOST_RECORDS = 400
+_MOST_ROUNDS = 1000
+_BURST, _PER_SECOND = 200, 5.0
+
+Ask = Callable[[bytes], bytes | None]
+"""Puts a question to one peer; None where no answer came."""
+
+
+class Quota:
+    """How many pushed records of one author are taken: a burst, then a few a second; anti-entropy brings the rest."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._left: dict[str, tuple[float, float]] = {}
+
+    def allows(self, author: str) -> bool:
+        """Whether one more may be taken now."""
+        now = self._clock()
+        left, since = self._left.get(author, (_BURST, now))
+        left = min(_BURST, left + (now - since) * _PER_SECOND)
+        self._left[author] = (max(left - 1, 0.0) if left >= 1 else left, now)
+        return left >= 1
+
+
+class Gossip:
+    """One lab's side of every conversation."""
+
+    def __init__(self, store: Store, *, clock: Callable[[], float], seen: int = 20_000) -> None:
+        self.store = store
+        self.refused: Counter[str] = Counter()
+        """What was not taken, by why."""
+        self._quota = Quota(clock)
+        self._known: deque[str] = deque(maxlen=seen)
+
+    # Push
+
+    def push(self, records: Iterable[Record]) -> bytes:
+        """A message that tells records."""
+        return _message({"records": [one.data.decode() for one in records]})
+
+    def heard(self, message: bytes) -> list[Record]:
+        """Take in what was pushed; what is new of it."""
+        said = self._understood(message)
+        lines = said.get("records") if said else None
+        return self._take(lines, is_pushed=True) if isinstance(lines, list) else []
+
+    def _take(self, lines: list[object], *, is_pushed: bool = False) -> list[Record]:
+        return self.store.add([one for line in lines[:_MOST_RECORDS] if (one := self._checked(line, is_pushed))])
+
+    def _checked(self, line: object, is_pushed: bool) -> Record | None:
+        """The record in a line; the cheap checks first, then the signature."""
+        if not isinstance(line, str):
+            self.refused["no record"] += 1
+            return None
+        try:
+            record = read(line.encode(), swarm=self.store.swarm)
+        except (BadRecord, UnicodeEncodeError) as error:
+            self.refused[str(error)[:60]] += 1
+            return None
+        if is_pushed and not self._quota.allows(record.author):
+            self.refused["over its quota"] += 1
+            return None
+        return record
+
+    # Anti-entropy
+
+    def sync(self, ask: Ask) -> list[Record]:
+        """Compare with one peer, until both know the same; what was new here. Ends where an answer stays away."""
+        said = self._asked(ask, {"digest": self.store.log.digest()})
+        theirs = said.get("buckets") if said else None
+        if not isinstance(theirs, dict):
+            return []
+        mine = self.store.log.buckets()
+        differing = sorted(name for name in {*mine, *theirs} if mine.get(name) != theirs.get(name))
+        new: list[Record] = []
+        for start in range(0, len(differing), 16):  # a vector of ten thousand authors at once would be too large
+            new += self._sync_buckets(ask, [str(name) for name in differing[start : start + 16]])
+        return new
+
+    def _sync_buckets(self, ask: Ask, names: list[str]) -> list[Record]:
+        said = self._asked(ask, {"vector_of": names})
+        theirs = _vector(said.get("vector")) if said else None
+        if theirs is None:
+            return []
+        self._give(ask, theirs, names)
+        return self._fetch(ask, names) if self._is_behind(theirs) else []
+
+    def _is_behind(self, theirs: Vector) -> bool:
+        return any(self.store.log.known(author) != there for author, there in theirs.items())
+
+    def _give(self, ask: Ask, theirs: Vector, names: list[str]) -> None:
+        mine = [author for author in self.store.log.authors() if author[:2] in names]
+        lacking = self.store.log.lacking(theirs, mine)
+        while lines := _batch(lacking):
+            if self._asked(ask, {"records": lines}) is None:
+                return
+
+    def _fetch(self, ask: Ask, names: list[str]) -> list[Record]:
+        new: list[Record] = []
+        for _ in range(_MOST_ROUNDS):
+            said = self._asked(ask, {"lacking": self.store.log.vector(names), "among": names})
+            lines = said.get("records") if said else None
+            if not isinstance(lines, list) or not lines:
+                break
+            found = self._take(lines)
+            new += found
+            if not found:  # it goes on sending what cannot be taken
+                break
+        return new
+
+    def fetch_blob(self, ask: Ask, name: str) -> str | None:
+        """A patch from one peer, kept if it is the one asked for."""
+        said = self._asked(ask, {"blob": name})
+        text = said.get("text") if said else None
+        return text if isinstance(text, str) and self.store.take(name, text) else None
+
+    def answer(self, message: bytes) -> bytes:
+        """What a peer's question is answered with."""
+        match self._understood(message):
+            case {"digest": digest}:
+                log = self.store.log
+                return _message({} if digest == log.digest() else {"buckets": log.buckets()})
+            case {"vector_of": [*names]}:
+                return _message({"vector": self.store.log.vector(str(name) for name in names[:16])})
+            case {"lacking": theirs, "among": [*names]} if (known := _vector(theirs)) is not None:
+                among = [author for author in self.store.log.authors() if author[:2] in names]
+                return _message({"records": _batch(self.store.log.lacking(known, among))})
+            case {"records": [*lines]}:
+                return _message({"taken": len(self._take(lines))})
+            case {"blob": str(name)}:
+                return _message({"text": self.store.blob(name)})
+        return _message({})
+
+    # Words
+
+    def _asked(self, ask: Ask, question: Mapping[str, Any]) -> dict[str, Any] | None:
+        answer = ask(_message(question))
+        return None if answer is None else self._understood(answer)
+
+    def _understood(self, message: bytes) -> dict[str, Any] | None:
+        try:
+            said = json.loads(message) if len(message) <= LARGEST_MESSAGE else None
+        except (ValueError, RecursionError):
+            said = None
+        if not isinstance(said, dict):
+            self.refused["no message"] += 1
+            return None
+        return said
+
+
+def _message(said: Mapping[str, Any]) -> bytes:
+    return json.dumps(said, separators=(",", ":")).encode()
+
+
+def _batch(records: Iterator[Record]) -> list[str]:
+    """As many records as one message holds, however many of their letters JSON has to escape."""
+    lines, size = list[str](), 0
+    for record in records:
+        lines.append(record.data.decode())
+        size += len(json.dumps(lines[-1])) + 1
+        if size > LARGEST_MESSAGE - 3 * LARGEST or len(lines) == _MOST_RECORDS:
+            break
+    return lines
+
+
+def _vector(said: object) -> Vector | None:
+    """A vector as a peer tells it; None where it is none."""
+    if not isinstance(said, dict):
+        return None
+    found: Vector = {}
+    for author, known in said.items():
+        match known:
+            case [int(count), str(head)] if isinstance(author, str) and -1 <= count < 2**53:
+                found[author] = (count, head)
+            case _:
+                return None
+    return found
