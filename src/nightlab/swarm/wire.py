@@ -134,7 +134,7 @@ class Zenoh:
             self._refused += 1
         elif session is not None:
             with suppress(zenoh.ZError):  # closed meanwhile
-                session.put(f"{self._root}/heard/{self._author}", message, express=True)
+                session.put(f"{self._root}/heard/{self._author}", message)
 
     def ask(self, peer: str, message: bytes, *, timeout: float) -> bytes | None:
         """One peer's answer; None where none came, nobody is there, or either is above a megabyte."""
@@ -247,7 +247,7 @@ class Zenoh:
                 self._refused += 1
                 return
             with suppress(zenoh.ZError):  # closed meanwhile, or whoever asked is gone
-                query.reply(query.key_expr, answer, express=True)
+                query.reply(query.key_expr, answer)
 
 
 class Router:
@@ -407,7 +407,7 @@ def _router_config(joined: Membership, listen: Sequence[str], links: Sequence[st
 def _config(joined: Membership, mode: str) -> dict[str, Any]:
     """All that is not zenoh's default: nothing is looked for, nothing is loaded, nothing is shared beside the links."""
     link: dict[str, Any] = {
-        "tx": {"lease": _LEASE_MS},
+        "tx": {"lease": _LEASE_MS, "queue": {"size": {"data": 16}}},  # batches; with zenoh's two a busy machine drops
         "rx": {"max_message_size": 2 * LARGEST},  # so much is put together from pieces before we see its size
     }
     if joined.has_certificates:
