@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -306,6 +307,7 @@ def test_a_lab_alone_works_alone_and_says_so(crowd: Site) -> None:
     assert a.wire.ask("b" * 64, b"?", timeout=0.1) is None
     assert a.wire.peers() == []
     assert str(crowd.ports[0]) in str(a.wire.trouble())
+    assert ".rs" not in str(a.wire.trouble())
 
 
 def test_one_machine_has_a_wire_to_nobody(tmp_path: Path) -> None:
@@ -335,6 +337,26 @@ def test_settings_of_zenohs_own_change_nothing(crowd: Site, monkeypatch: pytest.
     labs = crowd.labs()
 
     say(labs[0], *labs[1:])
+
+
+def test_the_routers_of_a_swarm_link_themselves_and_nothing_is_heard_twice(tmp_path: Path) -> None:
+    addresses = [f"127.0.0.1:{free_port()}" for _ in range(3)]
+    joined = create(tmp_path, "all", label="a", setting="open", routers=addresses)
+    with ExitStack() as stack:
+        for address in addresses:
+            stack.enter_context(closing(Router(joined, listen=[address])))
+        at = [replace(joined, routers=(address,)) for address in addresses]
+        a, b, c = (stack.enter_context(closing(Lab(one, name))) for one, name in zip(at, "abc", strict=True))
+        until(lambda: all(len(lab.wire.peers()) == 2 for lab in (a, b, c)))
+        say(a, b, c)
+
+        for number in range(50):
+            a.wire.broadcast(b"%d" % number)
+        say(a, b, c)
+
+        numbers = [message for message in b.got + c.got if message.isdigit() and len(message) < 3]
+        assert len(numbers) > 0
+        assert max(b.got.count(number) for number in numbers) == 1
 
 
 def has_multicast() -> bool:
@@ -503,7 +525,7 @@ def test_a_router_that_hangs_is_left_for_the_next_one(tmp_path: Path) -> None:
         first = site.router(0)
         both = tuple(f"127.0.0.1:{port}" for port in site.ports)
         site.router(1, both[0])
-        joined = [Membership(o.name, o.id, o.label, o.setting, both, (), o.folder) for o in site.joined]
+        joined = [replace(one, routers=both) for one in site.joined]
         a, b, c = (site.lab(number, joined[number]) for number in range(3))
         say(a, b, c)
 
@@ -574,8 +596,7 @@ def test_two_routers_whose_link_was_cut_carry_on_apart_and_join_again(tmp_path: 
     with site.stack, closing(Cable(site.ports[0])) as cable:
         site.router(0)
         site.router(1, f"127.0.0.1:{cable.port}")
-        o = site.joined[2]
-        far = Membership(o.name, o.id, o.label, o.setting, (f"127.0.0.1:{site.ports[1]}",), (), o.folder)
+        far = replace(site.joined[2], routers=(f"127.0.0.1:{site.ports[1]}",))
         a, b, c = site.lab(0), site.lab(1), site.lab(2, far)
         say(a, b, c)
 

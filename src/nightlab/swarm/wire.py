@@ -19,6 +19,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -103,6 +104,8 @@ class Zenoh:
             raise BadSwarm(f"{joined.name} is a swarm on one machine: its labs share a store and need no wire")
         self._config = _open_config(joined, author)
         self._root, self._author = _root(joined), author
+        wants = ", or has no certificate of this swarm for this address" if joined.has_certificates else ""
+        self._why = f"It is not running, cannot be reached{wants}." if joined.routers else ""
         self._over, self._tried = threading.Event(), threading.Event()
         self._session: zenoh.Session | None = None
         self._trouble: str | None = "not connected yet"
@@ -207,7 +210,7 @@ class Zenoh:
         try:
             session = _session(self._config)
         except zenoh.ZError as error:
-            self._trouble = one_line(str(error))
+            self._trouble = f"{_words(error)} {self._why}"
             return False
         self._declare(session)
         self._session = session
@@ -259,14 +262,16 @@ class Router:
     """
 
     def __init__(self, joined: Membership, *, listen: Sequence[str] = (), links: Sequence[str] = ()) -> None:
-        self.listen, self._links = tuple(listen) or joined.listen, tuple(links)
+        self.listen = tuple(listen) or joined.listen
+        # The swarm's other routers unless said; zenoh drops a link of a router to itself, and all second links.
+        self._links = tuple(links) or joined.routers
         if not self.listen:
             raise BadSwarm("a router needs an address to listen on; write one like: --listen 0.0.0.0:7447")
         self._joined, self._config = joined, _router_config(joined, self.listen, self._links)
         try:
             self._session = _session(self._config)
         except zenoh.ZError as error:
-            raise BadSwarm(f"cannot listen on {', '.join(self.listen)}: {one_line(str(error))}") from error
+            raise BadSwarm(f"cannot listen on {', '.join(self.listen)}: {_words(error)}") from error
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="router", daemon=True)
         self._watcher.start()
@@ -350,6 +355,12 @@ class _Inbox(Generic[Item]):
             size, item = self._waiting.popleft()
             self._bytes -= size
             return item
+
+
+def _words(error: zenoh.ZError) -> str:
+    """What went wrong, without the lines of zenoh's own source at which it did."""
+    plain = re.sub(r" at \S+\.rs:\d+\.?", "", str(error))
+    return one_line(re.sub(r"Single\(([^)]*)\)", r"\1", plain))
 
 
 def _root(joined: Membership) -> str:
