@@ -28,6 +28,8 @@ CALIBRATED = 3.0
 _STRIKES = 3
 _CONFIRMED = 1.64
 _INTERVAL = 1.96
+_FINEST = 1e-6
+"""The least error of a share: runs that repeat exactly still differ in the last digit elsewhere."""
 _FAILED = (Status.CRASHED, Status.TIMEOUT, Status.INVALID)
 
 
@@ -38,7 +40,7 @@ class Standing:
     record: Record
     result: Result
     runs: dict[str, Verification] = field(default_factory=dict)
-    """By author, the latest on the win's own tree, else on another; never the win's own author's."""
+    """By author, the latest run on the very tree that the win's author had it on; never that author's own."""
     adopted: dict[str, Verification] = field(default_factory=dict)
     """By author, the run after which it was kept there."""
 
@@ -46,7 +48,7 @@ class Standing:
         """Take in what somebody else found."""
         if run.adopted:
             self.adopted[author] = run
-        if run.has_same_parent or author not in self.runs or not self.runs[author].has_same_parent:
+        if run.has_same_parent:  # on another tree it is another question
             self.runs[author] = run
 
     def gain(self) -> tuple[float, float] | None:
@@ -54,17 +56,17 @@ class Standing:
         found = [one for run in self.runs.values() if (one := share(run)) is not None]
         if not found:
             return None
-        weights = [1 / max(error, 1e-12) ** 2 for _, error in found]
+        weights = [1 / error**2 for _, error in found]
         return sum(w * gain for w, (gain, _) in zip(weights, found, strict=True)) / sum(weights), 1 / sqrt(sum(weights))
 
     def discrepancy(self, whose: Iterable[str]) -> float | None:
         """How many standard errors the report was above what these labs found on the same tree; their middle one."""
         told = share(self.result)
-        seen = [self.runs[author] for author in whose if author in self.runs and self.runs[author].has_same_parent]
+        seen = [self.runs[author] for author in whose if author in self.runs]
         found = [one for run in seen if (one := share(run)) is not None]
         if told is None or not found:
             return None
-        return median((told[0] - gain) / sqrt(told[1] ** 2 + error**2 + 1e-24) for gain, error in found)
+        return median((told[0] - gain) / sqrt(told[1] ** 2 + error**2) for gain, error in found)
 
     def state(self, drawn: Sequence[str]) -> str:
         """One of: claimed, replicated, confirmed, disputed."""
@@ -83,7 +85,8 @@ def share(said: Result | Verification) -> tuple[float, float] | None:
     if said.gain is None or not said.against:
         return None
     scale = abs(fmean(said.against)) or 1.0
-    return said.gain / scale, (said.stderr or abs(said.gain)) / scale
+    error = abs(said.gain) if said.stderr is None else said.stderr
+    return said.gain / scale, max(error / scale, _FINEST)
 
 
 def drawn(win: str, authors: Iterable[str], author: str) -> list[str]:
@@ -136,6 +139,13 @@ class Board:
         for record, run in runs:
             if run.of in self.wins and record.author != self.wins[run.of].record.author:
                 self.wins[run.of].add(record.author, run)
+
+    def best(self) -> float:
+        """The most that a confirmed win's whole tree has gained over the start, as a share; 0 where none is."""
+        found = [
+            win.result.total or 0.0 for name, win in self.wins.items() if win.state(self.drawn(name)) == "confirmed"
+        ]
+        return max(found, default=0.0)
 
     def drawn(self, win: str) -> list[str]:
         """The labs that are to run this win again."""

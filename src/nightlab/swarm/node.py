@@ -21,7 +21,7 @@ from nightlab.exports import write_whole
 from nightlab.place import Place
 from nightlab.proposer import Peers
 from nightlab.swarm.board import Board
-from nightlab.swarm.choosing import Chooser
+from nightlab.swarm.choosing import Choice, Chooser
 from nightlab.swarm.claims import Claims
 from nightlab.swarm.gossip import Gossip
 from nightlab.swarm.identity import Identity
@@ -245,7 +245,7 @@ def ask_for(place: Place, seat: Seat, prefix: str, task: Task, base: str) -> str
             raise NotFound(
                 f"{words} {prefix!r} for this task; nightlab swarm board {seat.joined.name} --json lists them"
             )
-        said = node.chooser.said(board.wins[found[0]], is_duty=True)
+        said = node.chooser.said(board.wins[found[0]], Choice(found[0], is_duty=True))
         if said is None:
             raise BadChange(f"the patch of {found[0][:12]} is not to be had, or goes beyond what may be changed here")
         node.teller.ledger.ask("try", json.dumps(said))
