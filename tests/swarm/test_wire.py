@@ -272,6 +272,32 @@ def test_closing_leaves_no_thread_of_ours_and_zenohs_do_not_grow(crowd: Site) ->
     assert counts[-1] - counts[0] < 7  # a pool of zenoh's breathes a little; sixteen sessions leave nothing behind
 
 
+LEAVER = """
+import sys, threading
+from pathlib import Path
+from nightlab.swarm.membership import open
+from nightlab.swarm.wire import Router, Zenoh
+a, b = (open(Path(home), "night") for home in sys.argv[1:])
+router, heard = Router(a), threading.Event()
+one = Zenoh(a, "a" * 64, heard=lambda _: heard.set(), asked=bytes)
+two = Zenoh(b, "b" * 64, heard=bytes, asked=bytes)
+def talk():
+    while True:
+        two.broadcast(b"and another thing")
+threading.Thread(target=talk, daemon=True).start()
+heard.wait(30)
+sys.exit(7)
+"""
+
+
+def test_a_process_that_ends_in_the_middle_of_talk_ends_in_order(team: Site) -> None:
+    homes = [str(team.home / name) for name in "ab"]
+
+    ended = subprocess.run([sys.executable, "-c", LEAVER, *homes], capture_output=True, timeout=60, check=False)
+
+    assert (ended.returncode, ended.stderr) == (7, b"")
+
+
 def test_a_lab_alone_works_alone_and_says_so(crowd: Site) -> None:
     a = crowd.lab(0)
 
@@ -309,6 +335,41 @@ def test_settings_of_zenohs_own_change_nothing(crowd: Site, monkeypatch: pytest.
     labs = crowd.labs()
 
     say(labs[0], *labs[1:])
+
+
+def has_multicast() -> bool:
+    """Whether this machine hears what it says to a group: a container may have no network but its own."""
+    group = "224.0.0.224"
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
+        probe.bind(("", 0))
+        probe.settimeout(2)
+        try:
+            probe.setsockopt(
+                socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(group) + socket.inet_aton("0.0.0.0")
+            )
+            probe.sendto(b"anybody?", (group, probe.getsockname()[1]))
+            address: tuple[str, int] = probe.recvfrom(100)[1]
+        except OSError:
+            return False
+        return not address[0].startswith("127.")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", ["team", "open"])
+def test_labs_without_routers_find_each_other_on_the_network_and_no_other_swarm(tmp_path: Path, setting: str) -> None:
+    if not has_multicast():
+        pytest.skip("this machine has no network with multicast")
+    site = Site(tmp_path, setting=setting, routers=0)
+    other = create(tmp_path / "o", "night", label="o", setting="open")
+    with site.stack, closing(Lab(other, "o")) as stranger:
+        a, b, c = site.labs()
+
+        say(a, b, c)
+
+        assert a.wire.ask(c.author, b"abc", timeout=20.0) == b"cba"
+        assert (stranger.wire.peers(), stranger.got) == ([], [])
+        c.close()
+        until(lambda: a.wire.peers() == [b.author])
 
 
 # --- who is kept out ---------------------------------------------------------------------------------------------
@@ -380,21 +441,27 @@ def test_nothing_passes_a_router_but_the_keys_of_its_swarm(crowd: Site) -> None:
 
 @pytest.mark.slow
 def test_who_is_barred_by_the_name_of_the_certificate_is_heard_no_more(team: Site) -> None:
-    process = team.router()
-    a, b, c = team.labs()
-    say(c, a, b)
-    name = (team.home / "a/swarms/night/invited.txt").read_text().split()[1]
+    with closing(Router(team.joined[0])):
+        a, b, c = team.labs()
+        say(c, a, b)
 
-    end(process)
-    team.joined[0] = bar(team.home / "a", "night", name)
-    team.router()
+        bar(team.home / "a", "night", (team.home / "a/swarms/night/invited.txt").read_text().split()[1])
 
-    say(a, b)
-    c.wire.broadcast(b"still here")
-    say(b, a)
-    assert b"still here" not in a.got + b.got
-    assert a.wire.peers() == [b.author]
-    assert c.wire.ask(a.author, b"?", timeout=2.0) is None
+        until(lambda: a.wire.peers() == [b.author])
+        c.wire.broadcast(b"still here")
+        assert c.wire.ask(a.author, b"?", timeout=1.0) is None
+        assert c.wire.peers() == []
+        say(b, a)
+        assert b"still here" not in a.got + b.got
+        assert len(c.got) == 0
+
+        d = team.stack.enter_context(closing(Lab(late(team), "d")))
+        say(d, a, b)
+
+
+def late(team: Site) -> Membership:
+    """One that is asked in while the router runs."""
+    return join(team.home / "d", invite(team.home / "a", "night", label="d"))
 
 
 # --- what breaks -------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ the way it came; only signatures inside of it do.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import threading
@@ -27,8 +28,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import zenoh
 
+from nightlab.errors import NightlabError
+from nightlab.swarm import membership
 from nightlab.swarm.identity import is_author
-from nightlab.swarm.membership import BadSwarm, Membership, endpoint
+from nightlab.swarm.membership import BadSwarm, Membership, admitted, endpoint
 from nightlab.words import one_line
 
 LARGEST = 2**20
@@ -37,6 +40,7 @@ _ROOM = 16 * LARGEST  # of what came and was not yet taken
 _RETRY = (0.5, 2.0)  # seconds between attempts, first and at most
 _LEASE_MS = 4_000  # a link on which nothing came for so long is no link
 _OPEN_MS = 3_000
+_LOOK = 2.0  # seconds between a router's looks at its membership
 _ROLL_CALL = 1.0  # seconds that peers() waits for an answer at most
 _MOST_PEERS = 10_000
 _PATIENCE = 10.0  # seconds that close() waits for a thread
@@ -108,6 +112,7 @@ class Zenoh:
         self._answers = asked
         self._opener = threading.Thread(target=self._open, name="wire", daemon=True)
         self._opener.start()
+        atexit.register(self.close)  # a callback of zenoh's that comes when Python has ended aborts the process
         self._tried.wait(1.0)  # a router that is there takes milliseconds: then the first words are not lost
 
     @property
@@ -169,7 +174,8 @@ class Zenoh:
         return sorted(found - {self._author})
 
     def close(self) -> None:
-        """Be heard no more, and end every thread."""
+        """Be heard no more, and end every thread; a few of zenoh's stay, idle, for the process's next wire."""
+        atexit.unregister(self.close)
         self._over.set()
         session, self._session = self._session, None
         if session is not None:
@@ -245,16 +251,26 @@ class Zenoh:
 
 
 class Router:
-    """A process's part as a meeting point: labs connect to it, and it to other routers. It keeps nothing."""
+    """A process's part as a meeting point: labs connect to it, and it to other routers. It keeps nothing.
+
+    It reads its membership again every two seconds: who is barred meanwhile is out, at the price of every lab's
+    connecting once more. Only a router in the home that made the swarm knows of it; other routers let everybody in who
+    has a certificate.
+    """
 
     def __init__(self, joined: Membership, *, listen: Sequence[str] = (), links: Sequence[str] = ()) -> None:
-        self.listen = tuple(listen) or joined.listen
+        self.listen, self._links = tuple(listen) or joined.listen, tuple(links)
         if not self.listen:
             raise BadSwarm("a router needs an address to listen on; write one like: --listen 0.0.0.0:7447")
+        self._joined, self._config = joined, _router_config(joined, self.listen, self._links)
         try:
-            self._session = _session(_router_config(joined, self.listen, links))
+            self._session = _session(self._config)
         except zenoh.ZError as error:
             raise BadSwarm(f"cannot listen on {', '.join(self.listen)}: {one_line(str(error))}") from error
+        self._over = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="router", daemon=True)
+        self._watcher.start()
+        atexit.register(self.close)
 
     def sessions(self) -> int:
         """How many labs and routers are connected."""
@@ -262,7 +278,21 @@ class Router:
 
     def close(self) -> None:
         """End every link and thread."""
+        atexit.unregister(self.close)
+        self._over.set()
+        self._watcher.join(_PATIENCE)
         self._session.close()
+
+    def _watch(self) -> None:
+        while not self._over.wait(_LOOK):
+            with suppress(NightlabError):  # left, or half written by hand: as before, until it can be read
+                joined = membership.open(self._joined.folder.parents[1], self._joined.name)
+                config = _router_config(joined, self.listen, self._links)
+                if config != self._config or self._session.is_closed():
+                    self._config = config
+                    self._session.close()
+                    with suppress(zenoh.ZError):  # the address is not free yet: at the next look
+                        self._session = _session(config)
 
 
 class _Inbox(Generic[Item]):
@@ -414,33 +444,29 @@ def _tls(joined: Membership) -> dict[str, Any]:
 
 
 def _access(joined: Membership) -> dict[str, Any]:
-    """Nothing but the swarm's own three kinds of keys, each for what it is for; and nothing at all for the barred."""
+    """Nothing but the swarm's own three kinds of keys, each for what it is for."""
     says = {
         "heard": ["put", "declare_subscriber"],
         "ask": ["query", "reply", "declare_queryable"],
         "alive": ["liveliness_token", "declare_liveliness_subscriber", "liveliness_query"],
     }
-    rules = [_rule(name, "allow", messages, f"{_root(joined)}/{name}/*") for name, messages in says.items()]
-    subjects: list[dict[str, Any]] = [{"id": "members"}]
-    policies = [{"rules": list(says), "subjects": ["members"]}]
-    if joined.barred:
-        every = [*(one for messages in says.values() for one in messages), "delete"]
-        rules.append(_rule("nothing", "deny", every, "**"))
-        subjects.append({"id": "barred", "cert_common_names": list(joined.barred)})
-        policies.append({"rules": ["nothing"], "subjects": ["barred"]})
+    members: dict[str, Any] = {"id": "members"}
+    if names := admitted(joined):
+        # All that may be, since zenoh has no way to say who may not: where two subjects fit, being allowed wins.
+        members["cert_common_names"] = list(names)
     return {
         "enabled": True,
         "default_permission": "deny",
-        "rules": rules,
-        "subjects": subjects,
-        "policies": policies,
+        "rules": [_rule(name, messages, f"{_root(joined)}/{name}/*") for name, messages in says.items()],
+        "subjects": [members],
+        "policies": [{"rules": list(says), "subjects": ["members"]}],
     }
 
 
-def _rule(name: str, permission: str, messages: Sequence[str], key: str) -> dict[str, Any]:
+def _rule(name: str, messages: Sequence[str], key: str) -> dict[str, Any]:
     return {
         "id": name,
-        "permission": permission,
+        "permission": "allow",
         "flows": ["ingress", "egress"],
         "messages": list(messages),
         "key_exprs": [key],
