@@ -114,7 +114,7 @@ class Lab:
 
     def kill(self) -> None:
         """End it as a power cut would."""
-        if self.process is not None:
+        if self.process is not None and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
