@@ -37,7 +37,7 @@ class Lab:
 
     def find(self, number: int, hypothesis: str = "", **more: Any) -> Record:
         """An experiment that it kept, with its patch."""
-        change = self.store.keep(f"diff --git a/train.py b/train.py\n+knob = {number}\n")
+        diff = f"diff --git a/train.py b/train.py\n+knob = {number}\n"
         said: dict[str, Any] = {
             "hypothesis": hypothesis or f"idea {number}",
             "status": Status.KEPT,
@@ -51,7 +51,7 @@ class Lab:
         }
         return self.say(
             Result(
-                task=TASK, evaluator=TASK, patch=patch_key(TASK, f"diff --git a/t b/t\n+{number}"), change=change, parent="",
+                task=TASK, evaluator=TASK, patch=patch_key(TASK, diff), change=self.store.keep(diff), parent="",
                 label=self.label, direction="lower", budget=["seconds", "60"], hardware=self.hardware,
                 environment="python 3.11", **said | more,
             )
