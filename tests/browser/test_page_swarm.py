@@ -24,7 +24,7 @@ NAMES = ("ada", "\u202egnp.exe", "W" * 60, HACKS[0])
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     folder = tmp_path_factory.mktemp("swarm")
-    with closing(a_swarm(folder, words=["fan-in initialisation", *HACKS, "W" * 200], names=NAMES)) as store:
+    with closing(a_swarm(folder, words=[*HACKS, "fan-in initialisation", "W" * 200], names=NAMES)) as store:
         for number, lab in enumerate(labs(store, folder / "more", [f"lab {n}" for n in range(31)])):
             lab.find(1000 + number, f"idea {number}")
         yield store
@@ -67,12 +67,12 @@ def test_a_win_appears_while_one_looks_and_the_map_stays_where_it_was_pushed(
     server: Server, visit: Visit, store: Store, tmp_path: Path
 ) -> None:
     page = visit(server.at("swarm"), phone=True)
-    page.get_by_role("region", name="Who adopted what").evaluate("one => { one.scrollLeft = 40 }")
+    page.get_by_role("region", name="Labs by wins").evaluate("one => { one.scrollLeft = 40 }")
 
     labs(store, tmp_path, ["late"])[0].find(2000, "found while one looks")
 
     page.get_by_text("found while one looks").first.wait_for(timeout=30_000)
-    assert page.get_by_role("region", name="Who adopted what").evaluate("one => one.scrollLeft") == 40
+    assert page.get_by_role("region", name="Labs by wins").evaluate("one => one.scrollLeft") == 40
 
 
 def test_the_swarm_can_be_read_without_script(server: Server, visit: Visit) -> None:
