@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,23 @@ def test_a_proof_of_misconduct_is_carried_and_takes_the_place_of_what_was_said(t
         assert sent(other, tmp_path / "b", remote).commit is None
 
 
+def test_one_proof_of_two_is_kept_so_that_pushes_come_to_rest(tmp_path: Path, remote: Path) -> None:
+    first, second = one_lab(tmp_path / "a"), one_lab(tmp_path / "b", "bo")
+    false = labs(first.store, tmp_path / "other key", ["false"])[0].key
+    body = first.find(1).body
+    one, two, three = (
+        write(replace(body, hypothesis=words), false, swarm=SWARM, seq=0, prev="") for words in ("one", "two", "three")
+    )
+    first.store.add([one, two])
+    second.store.add([two, three])
+
+    sent(first.store, tmp_path / "a", remote)
+    sent(second.store, tmp_path / "b", remote)
+
+    assert sent(first.store, tmp_path / "a", remote).commit is None
+    assert sent(second.store, tmp_path / "b", remote).commit is None
+
+
 def test_what_a_hostile_remote_holds_is_not_believed(tmp_path: Path, remote: Path) -> None:
     lab = one_lab(tmp_path / "a")
     good, author = lab.find(1).data, lab.key.author
@@ -144,7 +162,7 @@ def test_links_and_files_too_large_are_left_alone(tmp_path: Path, remote: Path) 
     lab = one_lab(tmp_path / "a")
     record = lab.find(1)
     patch = getattr(record.body, "change")  # noqa: B009
-    laid(remote, {f"{SWARM}/{record.author}.jsonl": b"/etc/passwd"}, mode="120000")
+    laid(remote, {f"{SWARM}/{record.author}.jsonl": record.data}, mode="120000")
     with closing(opened(tmp_path / "b")) as other:
         assert had(other, tmp_path / "b", remote) == Carried()
 

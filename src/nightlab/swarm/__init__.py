@@ -9,5 +9,6 @@ identity   the key that one signs with
 membership what one has joined: routers, certificates, invitations
 wire       the network: zenoh
 archive    the second path: the same records on a git ref
+reading    the board, for those who only look
 node       one lab's part in a swarm
 """

@@ -122,6 +122,8 @@ def _held(folder: Path) -> Iterator[None]:
     lock = os.open(folder / "archive.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in folder.glob("refs/**/*.lock"):  # by a git that was killed: nobody else is here
+            left.unlink(missing_ok=True)
         if not (folder / "HEAD").exists():
             git("init", "-q", "--bare", folder=folder, repository=folder)
         elif len(list(folder.glob("objects/pack/*.pack"))) > _MOST_PACKS:
@@ -211,7 +213,8 @@ def _taken(store: Store, folder: Path, head: str | None) -> Carried:
     """Take in what a commit holds and is not known here."""
     entries = _entries(store, folder, head)
     ours = {path: blob_id(data) for path, data in _texts(store)}
-    new = [(path, *one) for path, one in entries.items() if path.endswith(".jsonl") and one[0] != ours.get(path)]
+    files = {path: one for path, one in entries.items() if path.endswith(".jsonl") and one[0] != ours.get(path)}
+    new = [(path, *one) for path, one in files.items() if _author(path) not in store.log.forks]
     found = (record for path, data in _contents(folder, new) for record in _records(data, _author(path), store))
     count = 0
     while some := list(islice(found, _IN_ONE)):  # one transaction for many authors, each short enough for other labs
