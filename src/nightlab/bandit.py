@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from statistics import fmean
@@ -38,8 +38,10 @@ class Bandit:
     Deterministic: what it draws depends on the study's seed, the proposal's number, and what it has learned.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], lean: Callable[[str], float] = lambda _: 1.0) -> None:
+        """`lean`: how much more than by what it brings in a name is to be asked."""
         self._purses = {name: Purse() for name in names}
+        self._lean = lean
 
     def learn(self, experiment: Experiment) -> None:
         """Take note of what a finished experiment gained and cost."""
@@ -54,5 +56,5 @@ class Bandit:
         dice = Random(derived_seed(seed, "search", number))
         wins = [gain for purse in self._purses.values() for gain in purse.gains if gain > 0]
         typical = fmean(wins) if wins else 1.0
-        drawn = {name: purse.draw(dice, typical) for name, purse in self._purses.items()}
+        drawn = {name: purse.draw(dice, typical) * self._lean(name) for name, purse in self._purses.items()}
         return sorted(drawn, key=lambda name: (bool(self._purses[name].gains), -drawn[name]))

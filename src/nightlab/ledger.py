@@ -312,6 +312,11 @@ class Ledger:
         row = self._db.execute("SELECT min(id) FROM experiments WHERE tree = ?", (tree,)).fetchone()
         return None if row is None else row[0]
 
+    def standing_on(self, tree: str) -> int | None:
+        """An experiment that is committed with this very tree, so that others can be raced against it."""
+        row = self._db.execute('SELECT id FROM experiments WHERE tree = ? AND "commit" IS NOT NULL', (tree,)).fetchone()
+        return row and int(row[0])
+
     def recent_gains(self, count: int) -> list[float]:
         """The estimated gains of the last proposals that ran, oldest first; 0 where not kept."""
         rows = self._db.execute(

@@ -87,6 +87,13 @@ class Lineage:
         commit = self.repository.keep(self.branch, parent=parent, files=files, message=message)
         self.ledger.append(Event("committed", str(experiment.id), {"commit": commit}, experiment.id))
 
+    def lay_by(self, experiment: Experiment, files: Files) -> None:
+        """Commit a tree made from the start beside the branch, on a ref that only keeps it from being swept away."""
+        message = commit_message(experiment, self.task.metric.name)
+        where = f"{self.branch}-grounds/{experiment.id}"
+        commit = self.repository.keep(where, parent=self.start.commit, files=files, message=message)
+        self.ledger.append(Event("committed", str(experiment.id), {"commit": commit}, experiment.id))
+
     def repair(self) -> Standing:
         """Make the branch what the ledger says, and return the incumbent: finish a keep whose commit was interrupted,
         mend a branch that was moved."""

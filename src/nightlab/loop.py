@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
 from statistics import fmean
@@ -28,7 +28,7 @@ from nightlab.lineage import BASELINE, LAB, Lineage, Sample, Standing
 from nightlab.noise import Noise
 from nightlab.proposer import Proposer
 from nightlab.runner import Attempt, Finding, Purpose, Slots
-from nightlab.search import Idea, Search, Smoke, alike, unfit
+from nightlab.search import Around, Idea, Search, alike, unfit
 from nightlab.simplicity import complexity
 from nightlab.stats import repeats_exactly
 from nightlab.task import Task
@@ -37,6 +37,7 @@ from nightlab.values import (
     Cost,
     Decision,
     Experiment,
+    Files,
     Grade,
     Outcome,
     Proposal,
@@ -55,6 +56,7 @@ _PATIENCE = 5.0
 _LONGEST_REASON = 3000
 _MOST_LOST = 3
 _REPEAT = "0-repeat"
+_ASKED_FOR = {"try", "retries", "peer"}  # by a person, or raced here because it won elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +141,13 @@ class Loop:
         policy: Policy,
         branch: str,
         seed: int = 0,
-        ideas: Mapping[str, str] | None = None,
-        instructions: Callable[[], str] = str,
-        insights: Callable[[], Sequence[str]] = tuple,
-        smoke: Smoke | None = None,
+        around: Around | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         self.task, self.ledger, self.repository, self.slots, self.policy = task, ledger, repository, slots, policy
         self.lineage = Lineage(task=task, ledger=ledger, repository=repository, branch=branch)
         self.noise = Noise(ledger, task.metric.direction, slots.examples)
+        self.around = around or Around()
         self.search = Search(
             proposers,
             task=task,
@@ -155,10 +155,7 @@ class Loop:
             lineage=self.lineage,
             noise=self.noise,
             seed=seed,
-            ideas=ideas,
-            instructions=instructions,
-            insights=insights,
-            smoke=smoke,
+            around=self.around,
             clock=clock,
         )
         self.seed = seed
@@ -271,6 +268,9 @@ class Loop:
         tried = self.ledger.was_tried(parent.tree.changed(proposal.files).id) if proposal.files else None
         if tried is not None and "retries" not in proposal.facts:
             return "duplicate", f"the same tree was tried as experiment {tried}"
+        if proposal.files and not _ASKED_FOR & proposal.facts.keys():
+            taken = self.around.peers.claim(self._next, difference(parent.texts, proposal.files))
+            return ("claimed", taken) if taken else None
         return None
 
     def _open(self, idea: Idea) -> bool:
@@ -523,7 +523,7 @@ class Loop:
 
     def _rebase(self, race: Race, decision: Decision, words: str) -> None:
         """Judge the very same tree against the new incumbent: what cannot stand beside it may still replace it."""
-        if race.is_rebased:
+        if race.is_rebased or "peer" in race.proposal.facts:
             self._close(race, Status.SHELVED, replace(decision, reason=words))
             return
         whole, best = {**race.parent.texts, **race.proposal.files}, self._best
@@ -562,7 +562,7 @@ class Loop:
             return
         for text in self.search.learn(experiment):  # whoever cannot learn may still have ideas
             self._write(Event("note", text.partition(" ")[0] + f":{experiment.id}", {"text": text}, experiment.id))
-        if not experiment.reason.startswith("conflict:"):  # nobody's failure: another was faster
+        if not experiment.reason.startswith(("conflict:", "claimed:")):  # nobody's failure: another was faster
             self._failures = self._failures + 1 if experiment.status.is_failure else 0
         if experiment.status is not Status.REJECTED and experiment.proposer != LAB:
             gain = (experiment.gain or 0.0) if experiment.status is Status.KEPT else 0.0
@@ -692,15 +692,18 @@ class Loop:
                     self.search.steer(argument)
                 case "veto":
                     self._veto(int(argument))
+        for number, words in self.around.peers.lost():
+            if number in self._races:
+                self._veto(number, words)
 
     def _take_in(self) -> None:
         """What people want tried waits in the ledger until there is a slot for it: a lab that ends loses none of it."""
         for verb, argument in self.ledger.wishes("retry", "try", most=1):
             self._retry(int(argument)) if verb == "retry" else self._try(json.loads(argument))
 
-    def _veto(self, number: int) -> None:
+    def _veto(self, number: int, words: str = "vetoed by a human") -> None:
         """End an experiment under way; take a kept one out of the branch."""
-        race, words = self._races.get(number), "vetoed by a human"
+        race = self._races.get(number)
         if race is None:
             self._flush()
             self._take_out_kept(number, words)
@@ -736,9 +739,35 @@ class Loop:
         self.search.offer(Idea(one.proposer, proposal, parent))
 
     def _try(self, said: Mapping[str, Any]) -> None:
-        """Propose what somebody handed in who sits beside the lab: files against the incumbent of that time."""
-        proposal = Proposal(said["hypothesis"], said["files"], facts={"try": said["id"]})
-        self.search.offer(Idea(said["proposer"], proposal, self.lineage.standing(said["parent"])))
+        """Propose what was handed in: files against the incumbent of that time, by somebody who sits beside the lab;
+        or what won in another lab, to be raced on the tree (`ground`, from the start) that it won on."""
+        ground, facts = said.get("ground"), {said.get("as", "try"): said["id"]}
+        parent = self.lineage.standing(said["parent"]) if ground is None else self._ground(ground, said["id"])
+        proposal = Proposal(said["hypothesis"], said["files"], facts=facts)
+        self.search.offer(Idea(said["proposer"], proposal, parent, is_regrown=ground is not None))
+
+    def _ground(self, files: Files, peer: str) -> Standing:
+        """The tree of another lab, as a kept experiment of ours, or one that is no more than a ground to race on."""
+        tree = self.lineage.start.tree.changed(files)
+        known = self.ledger.standing_on(tree.id)
+        if known is None:
+            known = self._take_number()
+            words = f"what another lab raced on; for its result {peer[:12]}"
+            body = {
+                "parent": BASELINE,
+                "hypothesis": words,
+                "proposer": LAB,
+                "tree": tree.id,
+                "facts": {"ground": peer},
+            }
+            told = {"status": Status.SHELVED, "reason": "not judged here"}
+            self._write(
+                Event("proposed", str(known), body | {"diff": difference(self.lineage.start.texts, files)}, known)
+            )
+            self._write(Event("decided", str(known), told, known))
+            self._flush()
+            self.lineage.lay_by(self.ledger.experiment(known), files)
+        return self.lineage.standing(known)
 
     def _why_stop(self) -> str | None:
         stop = self._stop

@@ -105,6 +105,34 @@ def walled(call: Callable[[], T]) -> tuple[T | None, str | None]:
         return None, f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
 
 
+class Peers(Protocol):
+    """The other labs of a swarm, as one lab's loop meets them; each answers at once. As it stands here: nobody."""
+
+    def claim(self, number: int, diff: str) -> str | None:
+        """Take a change for experiment `number` of ours; why not, in words, where another lab has it or had it."""
+        return None
+
+    def knows(self, diff: str) -> bool:
+        """Whether another lab has this change under way, or tried it."""
+        return False
+
+    def lost(self) -> Sequence[tuple[int, str]]:
+        """Experiments of ours that another lab turns out to have claimed first, each told once, with words."""
+        return ()
+
+    def news(self) -> Sequence[str]:
+        """What won elsewhere, in words."""
+        return ()
+
+    def lean(self, proposer: str) -> float:
+        """How much more than by its own merits a proposer is to be asked here; 1 for no more and no less."""
+        return 1.0
+
+
+class Alone(Peers):
+    """What a lab outside any swarm has for peers."""
+
+
 class Scripted:
     """Proposes a given list in order: for tests, benchmarks and replays."""
 

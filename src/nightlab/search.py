@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from random import Random
 from statistics import fmean
@@ -26,7 +26,7 @@ from nightlab.bandit import Bandit
 from nightlab.ledger import Event, Ledger
 from nightlab.lineage import BASELINE, LAB, Lineage, Standing, changes
 from nightlab.noise import Noise
-from nightlab.proposer import Context, Proposer, Trace, walled
+from nightlab.proposer import Alone, Context, Peers, Proposer, Trace, walled
 from nightlab.task import Task
 from nightlab.values import Clock, Cost, Experiment, Files, Proposal, Status, derived_seed
 from nightlab.workspace import difference, is_plain, patched
@@ -58,6 +58,18 @@ class Idea:
 
 
 @dataclass(frozen=True, slots=True)
+class Around:
+    """What surrounds a search: the task's own catalogue, what the human says, what the experiments say together, who
+    tries a draft for a moment, and the other labs of a swarm."""
+
+    ideas: Mapping[str, str] = field(default_factory=dict)
+    instructions: Callable[[], str] = str
+    insights: Callable[[], Sequence[str]] = tuple
+    smoke: Smoke = lambda _parent, _files: None
+    peers: Peers = field(default_factory=Alone)
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
     """A call that takes its time: who is asked, from what, to mend which experiment if any."""
 
@@ -80,20 +92,16 @@ class Search:
         lineage: Lineage,
         noise: Noise,
         seed: int = 0,
-        ideas: Mapping[str, str] | None = None,
-        instructions: Callable[[], str] = str,
-        insights: Callable[[], Sequence[str]] = tuple,
-        smoke: Smoke | None = None,
+        around: Around | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         self.task, self.ledger, self.lineage, self.noise, self.seed = task, ledger, lineage, noise, seed
+        self._around, self._clock = around or Around(), clock
         self.run_seconds = 0.0
         self.stuck_for = 0
         self._proposers = {proposer.name: proposer for proposer in proposers}
         self._slow = {name: int(slots) for name, one in self._proposers.items() if (slots := getattr(one, "drafts", 0))}
-        self._bandit = Bandit(list(self._proposers))
-        self._ideas, self._instructions, self._smoke, self._clock = ideas or {}, instructions, smoke, clock
-        self._insights = insights
+        self._bandit = Bandit(list(self._proposers), self._around.peers.lean)
         self.history: deque[Experiment] = deque(maxlen=_MEMORY)
         self._steering: list[str] = []
         self._spaces: list[dict[str, Any]] = []
@@ -154,9 +162,12 @@ class Search:
             value=fmean(parent.values) if parent.pool else None,
             sigma=self.noise.sigma,
             history=tuple(self.history),
-            ideas=self._ideas,
-            instructions=self._instructions(),
-            was_tried=lambda files: self.ledger.was_tried(parent.tree.changed(files).id) is not None,
+            ideas=self._around.ideas,
+            instructions=self._around.instructions(),
+            was_tried=lambda files: (
+                self.ledger.was_tried(parent.tree.changed(files).id) is not None
+                or self._around.peers.knows(difference(parent.texts, files))
+            ),
             spaces=tuple(self._spaces),
             steering=tuple(self._steering),
             is_stuck=self.is_stuck,
@@ -173,7 +184,8 @@ class Search:
         return replace(
             context,
             draft=draft,
-            insights=tuple(self._insights()),
+            insights=tuple(self._around.insights()),
+            peers=tuple(self._around.peers.news()),
             kept=tuple(self.ledger.lineage(parent.number)[1:]),
             traces={one.id: self._trace(one) for one in [*told, *near, *([failed] if failed else [])]},
             under_way=tuple([one.hypothesis for one in self.ledger.open_experiments()] + self._waiting()),
@@ -262,7 +274,7 @@ class Search:
         facts |= {} if draft.mends is None else {"mends": draft.mends}
         if files and "failure" not in facts and unfit(self.task, draft.parent, files) is None:
             # Where the lab itself cannot look, nobody has looked; its loop says what is wrong with the machine.
-            wrong, _ = walled(lambda: syntax(files) or (self._smoke(draft.parent, files) if self._smoke else None))
+            wrong, _ = walled(lambda: syntax(files) or self._around.smoke(draft.parent, files))
             facts |= {"smoke": wrong} if wrong else {}
         return replace(proposal, files=files, facts=facts)
 

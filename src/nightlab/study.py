@@ -23,11 +23,11 @@ from nightlab.lineage import Lineage
 from nightlab.loop import CHECKPOINT, Loop, Stop
 from nightlab.noise import Noise
 from nightlab.place import Place
-from nightlab.proposer import Context, Proposer
+from nightlab.proposer import Alone, Context, Peers, Proposer
 from nightlab.pruner import PRUNE_FROM, Pruner, Say
 from nightlab.runner import Runner
 from nightlab.sealed import examine, located
-from nightlab.search import Search
+from nightlab.search import Around, Search
 from nightlab.smoke import Smoke
 from nightlab.task import PROGRAM_FILE, TASK_FILE, Task
 from nightlab.values import Cost
@@ -113,6 +113,7 @@ class Study:
                 words = f"study {place.name} was started with {name} {before!r}, not {value!r}"
                 raise BadTask(f"{words}; another {name} is another study: nightlab run --study NAME")
         self.judged_on = ""
+        self.peers: Peers = Alone()
         self._read_at, self._seen = 0, list[str]()
         self.facts = self._checked(known) if known else self._start(seed or 0, policy or "race")
         self.ledger.wishes("stop", "pause", "resume")  # they were for the lab before
@@ -180,10 +181,13 @@ class Study:
             policy=policy,
             branch=self.place.branch,
             seed=self.facts["seed"],
-            ideas=self._ideas(),
-            instructions=self._instructions,
-            insights=self._insights,
-            smoke=Smoke(self.runner),
+            around=Around(
+                ideas=self._ideas(),
+                instructions=self._instructions,
+                insights=self._insights,
+                smoke=Smoke(self.runner),
+                peers=self.peers,
+            ),
         )
 
     def auditor(self, say: Say = print) -> Auditor:

@@ -28,6 +28,8 @@ CALIBRATED = 3.0
 _STRIKES = 3
 _CONFIRMED = 1.64
 _INTERVAL = 1.96
+_FINEST = 1e-6
+"""The least error of a share: runs that repeat exactly still differ in the last digit elsewhere."""
 _FAILED = (Status.CRASHED, Status.TIMEOUT, Status.INVALID)
 
 
@@ -38,24 +40,33 @@ class Standing:
     record: Record
     result: Result
     runs: dict[str, Verification] = field(default_factory=dict)
-    """By author, the latest of each; never the win's own author's."""
+    """By author, the latest run on the very tree that the win's author had it on; never that author's own."""
+    adopted: dict[str, Verification] = field(default_factory=dict)
+    """By author, the run after which it was kept there."""
+
+    def add(self, author: str, run: Verification) -> None:
+        """Take in what somebody else found."""
+        if run.adopted:
+            self.adopted[author] = run
+        if run.has_same_parent:  # on another tree it is another question
+            self.runs[author] = run
 
     def gain(self) -> tuple[float, float] | None:
         """What it came to elsewhere as a share, and its standard error; None where nobody has run it."""
         found = [one for run in self.runs.values() if (one := share(run)) is not None]
         if not found:
             return None
-        weights = [1 / max(error, 1e-12) ** 2 for _, error in found]
+        weights = [1 / error**2 for _, error in found]
         return sum(w * gain for w, (gain, _) in zip(weights, found, strict=True)) / sum(weights), 1 / sqrt(sum(weights))
 
     def discrepancy(self, whose: Iterable[str]) -> float | None:
         """How many standard errors the report was above what these labs found on the same tree; their middle one."""
         told = share(self.result)
-        seen = [self.runs[author] for author in whose if author in self.runs and self.runs[author].has_same_parent]
+        seen = [self.runs[author] for author in whose if author in self.runs]
         found = [one for run in seen if (one := share(run)) is not None]
         if told is None or not found:
             return None
-        return median((told[0] - gain) / sqrt(told[1] ** 2 + error**2 + 1e-24) for gain, error in found)
+        return median((told[0] - gain) / sqrt(told[1] ** 2 + error**2) for gain, error in found)
 
     def state(self, drawn: Sequence[str]) -> str:
         """One of: claimed, replicated, confirmed, disputed."""
@@ -74,13 +85,20 @@ def share(said: Result | Verification) -> tuple[float, float] | None:
     if said.gain is None or not said.against:
         return None
     scale = abs(fmean(said.against)) or 1.0
-    return said.gain / scale, (said.stderr or abs(said.gain)) / scale
+    error = abs(said.gain) if said.stderr is None else said.stderr
+    return said.gain / scale, max(error / scale, _FINEST)
 
 
 def drawn(win: str, authors: Iterable[str], author: str) -> list[str]:
     """The labs that a win's hash draws to run it again."""
     others = (one for one in authors if one != author)
     return sorted(others, key=lambda one: sha256(f"{win}{one}".encode()).digest())[:DRAWN]
+
+
+def tasks(log: Log) -> list[str]:
+    """The tasks that were spoken of, the busiest first."""
+    counts = Counter(record.body.task for record in log)
+    return sorted(counts, key=lambda one: (-counts[one], one))
 
 
 class Board:
@@ -120,7 +138,14 @@ class Board:
                 self.wins[record.id] = Standing(record, body)
         for record, run in runs:
             if run.of in self.wins and record.author != self.wins[run.of].record.author:
-                self.wins[run.of].runs[record.author] = run
+                self.wins[run.of].add(record.author, run)
+
+    def best(self) -> float:
+        """The most that a confirmed win's whole tree has gained over the start, as a share; 0 where none is."""
+        found = [
+            win.result.total or 0.0 for name, win in self.wins.items() if win.state(self.drawn(name)) == "confirmed"
+        ]
+        return max(found, default=0.0)
 
     def drawn(self, win: str) -> list[str]:
         """The labs that are to run this win again."""
@@ -206,7 +231,6 @@ class Board:
         whose = self.drawn(win_id)
         told, found = share(win.result), win.gain()
         relative, error = found or told or (None, 0.0)
-        adopted = [(author, run) for author, run in sorted(win.runs.items()) if run.adopted]
         return self._said(win.record) | {
             "hardware": one_line(win.result.hardware, 60),
             "hypothesis": one_line(win.result.hypothesis),
@@ -218,7 +242,9 @@ class Board:
             "high": relative + _INTERVAL * error if relative is not None and found else None,
             "grade": win.result.grade,
             "value": fmean(win.result.values) if win.result.values else None,
-            "adopted_by": [{"author": one, "label": self._label(one), "at": run.at} for one, run in adopted],
+            "adopted_by": [
+                {"author": one, "label": self._label(one), "at": run.at} for one, run in sorted(win.adopted.items())
+            ],
             "inspired_by": win.result.inspired_by,
             "milestones": [one_line(name, 60) for name in win.result.milestones],
             "at": win.result.at,
@@ -241,7 +267,7 @@ class Board:
                 continue
             for name in win.result.milestones:
                 reached[name].append((win.result.at, win.record.author, win_id))
-                reached[name] += [(run.at, author, win_id) for author, run in win.runs.items() if run.adopted]
+                reached[name] += [(run.at, author, win_id) for author, run in win.adopted.items()]
         return [self._milestone(one_line(name, 60), sorted(found)) for name, found in sorted(reached.items())]
 
     def _milestone(self, name: str, found: list[tuple[float, str, str]]) -> dict[str, Any]:
@@ -255,16 +281,18 @@ class Board:
 
     def _totals(self) -> dict[str, int]:
         counts = Counter(body.status for _, body in self.results)
-        ran = Counter(body.patch for _, body in self.results)
-        runs = [(win_id, run) for win_id, win in self.wins.items() for run in win.runs.values()]
+        ran = {
+            (body.patch, record.author) for record, body in self.results
+        }  # one's own win on a newer tree is no repeat
+        adopted = [win_id for win_id, win in self.wins.items() for _ in win.adopted]
         disputed = {win_id for win_id, win in self.wins.items() if win.state(self.drawn(win_id)) == "disputed"}
         return {
             "experiments": len(self.results),
             "kept": counts[Status.KEPT],
             "discarded": len(self.results) - counts[Status.KEPT] - sum(counts[one] for one in _FAILED),
             "crashed": sum(counts[one] for one in _FAILED),
-            "duplicates": sum(ran.values()) - len(ran),
-            "verifications": len(runs),
-            "adoptions": sum(run.adopted for _, run in runs),
-            "false_adoptions": sum(run.adopted and win_id in disputed for win_id, run in runs),
+            "duplicates": len(ran) - len({patch for patch, _ in ran}),
+            "verifications": sum(len(win.runs) for win in self.wins.values()),
+            "adoptions": len(adopted),
+            "false_adoptions": sum(win_id in disputed for win_id in adopted),
         }
