@@ -14,4 +14,5 @@ claims     who tries what
 telling    what a study's ledger says to the swarm
 choosing   which of the others' wins is raced here next
 node       one lab's part in a swarm
+reading    the board of the swarm that a study has joined, for who shows it
 """
