@@ -523,7 +523,7 @@ class Loop:
 
     def _rebase(self, race: Race, decision: Decision, words: str) -> None:
         """Judge the very same tree against the new incumbent: what cannot stand beside it may still replace it."""
-        if race.is_rebased:
+        if race.is_rebased or "peer" in race.proposal.facts:
             self._close(race, Status.SHELVED, replace(decision, reason=words))
             return
         whole, best = {**race.parent.texts, **race.proposal.files}, self._best
@@ -698,14 +698,8 @@ class Loop:
 
     def _take_in(self) -> None:
         """What people want tried waits in the ledger until there is a slot for it: a lab that ends loses none of it."""
-        for verb, argument in self.ledger.wishes("retry", "try", "race", most=1):
-            match verb:
-                case "retry":
-                    self._retry(int(argument))
-                case "try":
-                    self._try(json.loads(argument))
-                case "race":
-                    self._race(json.loads(argument))
+        for verb, argument in self.ledger.wishes("retry", "try", most=1):
+            self._retry(int(argument)) if verb == "retry" else self._try(json.loads(argument))
 
     def _veto(self, number: int, words: str = "vetoed by a human") -> None:
         """End an experiment under way; take a kept one out of the branch."""
@@ -745,15 +739,12 @@ class Loop:
         self.search.offer(Idea(one.proposer, proposal, parent))
 
     def _try(self, said: Mapping[str, Any]) -> None:
-        """Propose what somebody handed in who sits beside the lab: files against the incumbent of that time."""
-        proposal = Proposal(said["hypothesis"], said["files"], facts={"try": said["id"]})
-        self.search.offer(Idea(said["proposer"], proposal, self.lineage.standing(said["parent"])))
-
-    def _race(self, said: Mapping[str, Any]) -> None:
-        """Race what won in another lab: `files` on the tree that `ground` makes of the start, or on the incumbent."""
-        parent = self._best if said["ground"] is None else self._ground(said["ground"], said["peer"])
-        proposal = Proposal(said["hypothesis"], said["files"], facts={"peer": said["peer"]})
-        self.search.offer(Idea(said["proposer"], proposal, parent, is_regrown=parent is not self._best))
+        """Propose what was handed in: files against the incumbent of that time, by somebody who sits beside the lab;
+        or what won in another lab, to be raced on the tree (`ground`, from the start) that it won on."""
+        ground, facts = said.get("ground"), {said.get("as", "try"): said["id"]}
+        parent = self.lineage.standing(said["parent"]) if ground is None else self._ground(ground, said["id"])
+        proposal = Proposal(said["hypothesis"], said["files"], facts=facts)
+        self.search.offer(Idea(said["proposer"], proposal, parent, is_regrown=ground is not None))
 
     def _ground(self, files: Files, peer: str) -> Standing:
         """The tree of another lab, as a kept experiment of ours, or one that is no more than a ground to race on."""

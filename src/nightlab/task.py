@@ -33,6 +33,14 @@ Command = Annotated[str, AfterValidator(_command)]
 """A command line as a shell would split it."""
 
 
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text!r} is no regular expression: {error}") from error
+    return text
+
+
 ARTIFACTS = (".npz", ".safetensors", ".json")
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib")
 
@@ -161,6 +169,8 @@ class Task(_Section):
     judge: Judge | None = None
     limits: Caps = Caps()
     scale: dict[str, Rung] = Field(default_factory=dict)
+    milestones: dict[str, Annotated[str, AfterValidator(_pattern)]] = Field(default_factory=dict)
+    """[milestones]: a known idea = a pattern (a regular expression) that the lines which bring it match."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

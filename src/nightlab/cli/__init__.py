@@ -1,6 +1,6 @@
 """The command line: the only place that puts all parts together. Nothing heavy is imported before it is needed."""
 
-from nightlab.cli import bench, control, finish, folder, inside, insights, looking, night, observe, page, telling
+from nightlab.cli import bench, control, finish, folder, inside, insights, looking, night, observe, page, swarm, telling
 from nightlab.cli.base import app, main
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "night",
     "observe",
     "page",
+    "swarm",
     "telling",
 ]

@@ -30,7 +30,7 @@ from nightlab.cli.base import (
     speaker,
     status_of,
 )
-from nightlab.cli.telling import Mirror, Notify, NotifyWhen, told
+from nightlab.cli.telling import Mirror, Notify, NotifyWhen, Swarm, told
 from nightlab.errors import BadTask, NightlabError, StudyStuck
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ def run(
     notify: Notify = None,
     notify_when: NotifyWhen = "end",
     mirror: Mirror = None,
+    swarm: Swarm = None,
     study: StudyName = "main",
     as_json: Json = False,
 ) -> None:
@@ -121,12 +122,12 @@ def run(
     beside = told(notify, notify_when, mirror)
     _check_numbers(max_cost, target, agent_time)
     stop = Stop(experiments, None if for_ is None else seconds(for_), target, None, max_cost, max_tokens, plateau)
-    limits: dict[str, Any] = {"money": max_cost, "tokens": max_tokens, "drafts": drafts, "seconds": seconds(agent_time)}
-    limits["replay"] = replay
+    limits = {"money": max_cost, "tokens": max_tokens, "drafts": drafts, "seconds": seconds(agent_time)}
     with (
-        _crew(agent or ["tuner"], say=speaker(as_json), **limits) as crew,
+        _crew(agent or ["tuner"], say=speaker(as_json), replay=replay, **limits) as crew,
         open_study(study, seed=seed, policy=policy, workers=workers, unsafe=unsafe) as opened,
         beside(opened.place, speaker(as_json)),
+        _taking_part(opened, swarm),
     ):
         if not as_json:
             _say_what_is_left_out(opened)
@@ -138,6 +139,20 @@ def run(
     else:
         print_report(study)
         print(left)
+
+
+@contextmanager
+def _taking_part(study: Study, swarm: str | None) -> Iterator[None]:
+    """A study in a swarm, where one is named: it claims, tells, and races what others won."""
+    if swarm is None:
+        yield
+        return
+    from nightlab.cli.swarm import seat
+    from nightlab.swarm.node import Node
+
+    with Node(study.place, study.task, study.facts["base"], seat(swarm)) as node:
+        study.peers = node
+        yield
 
 
 @app.command()

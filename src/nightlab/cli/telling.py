@@ -31,6 +31,9 @@ Mirror = Annotated[
         "--mirror", metavar="NAME[:ARG]", help="Show it there too: wandb, mlflow, trackio; may be given again."
     ),
 ]
+Swarm = Annotated[
+    str | None, typer.Option("--swarm", metavar="NAME", help="Take part in a swarm that you have joined.")
+]
 Beside = Callable[["Place", Callable[[str], None]], AbstractContextManager[object]]
 """What stands beside a night: made from the study's place, and from how to say a line."""
 _LAST = 90.0  # seconds that a mirror may take after its night was killed

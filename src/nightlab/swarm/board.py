@@ -27,10 +27,12 @@ CALIBRATED = 3.0
 """Standard errors between what was reported and what came out that still count as chance."""
 _STRIKES = 3
 _CONFIRMED = 1.64
-_FINEST, _MOST_SHARE = 1e-9, 1e6
+_MOST_SHARE = 1e6
 _OWN_DOUBT = 2.0
 _TRANSFER = 0.1
 _INTERVAL = 1.96
+_FINEST = 1e-6
+"""The least error of a share: runs that repeat exactly still differ in the last digit elsewhere."""
 _FAILED = (Status.CRASHED, Status.TIMEOUT, Status.INVALID)
 
 
@@ -41,7 +43,7 @@ class Standing:
     record: Record
     result: Result
     runs: dict[str, Verification] = field(default_factory=dict)
-    """By author, the latest on the win's own tree, else on another; never the win's own author's."""
+    """By author, the latest run on the very tree that the win's author had it on; never that author's own."""
     adopted: dict[str, Verification] = field(default_factory=dict)
     """By author, the run after which it was kept there."""
 
@@ -49,7 +51,7 @@ class Standing:
         """Take in what somebody else found."""
         if run.adopted:
             self.adopted[author] = run
-        if run.has_same_parent or author not in self.runs or not self.runs[author].has_same_parent:
+        if run.has_same_parent:  # on another tree it is another question
             self.runs[author] = run
 
     def gain(self, drawn: Sequence[str] = ()) -> tuple[float, float] | None:
@@ -68,7 +70,7 @@ class Standing:
         """By how many standard errors, at the least, the report was above what more than half of these labs found on
         the same tree; None where half or fewer have run it there."""
         told, asked = share(self.result), list(whose)
-        seen = [self.runs[author] for author in asked if author in self.runs and self.runs[author].has_same_parent]
+        seen = [self.runs[author] for author in asked if author in self.runs]
         found = [one for run in seen if (one := share(run)) is not None]
         if told is None or 2 * len(found) <= len(asked):
             return None
@@ -111,6 +113,12 @@ def drawn(win: str, authors: Iterable[str], author: str) -> list[str]:
     """The labs that a win's hash draws to run it again."""
     others = (one for one in authors if one != author)
     return sorted(others, key=lambda one: sha256(f"{win}{one}".encode()).digest())[:DRAWN]
+
+
+def tasks(log: Log) -> list[str]:
+    """The tasks that were spoken of, the busiest first."""
+    counts = Counter(record.body.task for record in log)
+    return sorted(counts, key=lambda one: (-counts[one], one))
 
 
 class Board:
@@ -164,6 +172,13 @@ class Board:
             win = self.wins.get(run.of) or self.withdrawn.get(run.of)
             if win is not None and record.author != win.record.author:
                 win.add(record.author, run)
+
+    def best(self) -> float:
+        """The most that a confirmed win's whole tree has gained over the start, as a share; 0 where none is."""
+        found = [
+            win.result.total or 0.0 for name, win in self.wins.items() if win.state(self.drawn(name)) == "confirmed"
+        ]
+        return max(found, default=0.0)
 
     def drawn(self, win: str) -> list[str]:
         """The labs that are to run this win again."""

@@ -1,7 +1,7 @@
 """The author's Ed25519 key: who signs what this machine says in a swarm.
 
-One key a machine, for all its swarms and studies. A key copied to a second machine signs two chains of records under one
-name; peers can prove that, and hear its author no more. Whoever reads the file can speak in the author's name: the
+One key a machine, for all its swarms and studies. A key copied to a second machine signs two chains of records under
+one name; peers can prove that, and hear its author no more. Whoever reads the file can speak in the author's name: the
 permissions keep other users out, not programs of the same user, and nothing here asks for a passphrase.
 """
 
@@ -29,6 +29,12 @@ from nightlab.errors import NightlabError
 KEY_FILE = "key.pem"
 _LARGEST = 4096  # bytes of a key file; ours has 119
 _AUTHOR = re.compile(r"[0-9a-f]{64}")
+_P = 2**255 - 19
+_ORDER_8 = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
+_WEAK = frozenset({0, 1, _P - 1, _P, _P + 1, _ORDER_8, _P - _ORDER_8})
+"""The y of the eight points of small order, in every way to write them. OpenSSL takes them for keys, and then one
+signature verifies for one in eight of all messages, or for each: whoever wants to would speak as such an author.
+"""
 
 
 class BadKey(NightlabError):
@@ -46,8 +52,10 @@ def home(environ: Mapping[str, str]) -> Path:
 
 
 def is_author(text: str) -> bool:
-    """Whether this could be an author's name: 64 lower-case hexadecimal digits."""
-    return _AUTHOR.fullmatch(text) is not None
+    """Whether this could be an author: 64 lower-case hexadecimal digits, and no key that signs for everybody."""
+    if _AUTHOR.fullmatch(text) is None:
+        return False
+    return int.from_bytes(bytes.fromhex(text), "little") % 2**255 not in _WEAK
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,14 +36,14 @@ Values = Annotated[list[Number], Field(max_length=24)]
 Seconds = Annotated[float, Field(ge=0, le=1e10)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 
-_sealed = dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
+_strict = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class BadRecord(NightlabError):
     """Bytes from a peer that are no record, or one that nobody signed."""
 
 
-@_sealed
+@dataclass(frozen=True, slots=True, config=_strict)
 class Claim:
     """I try this now; others take something else until it has a result, or its lease ran out unrenewed."""
 
@@ -56,7 +56,7 @@ class Claim:
     at: Seconds
 
 
-@_sealed
+@dataclass(frozen=True, slots=True, config=_strict)
 class Result:
     """What became of an experiment, in the author's words and numbers; crashes and discards are results too.
 
@@ -84,12 +84,14 @@ class Result:
     gain: Number | None = None
     stderr: Spread | None = None
     grade: Grade | None = None
+    total: Number | None = None
+    """What the whole tree has gained over the task's start, as a share: what lines of work are compared by."""
     per_hour: Seconds | None = None
     inspired_by: Annotated[list[Hash], Field(max_length=4)] = field(default_factory=list)
     milestones: Annotated[list[Word], Field(max_length=6)] = field(default_factory=list)
 
 
-@_sealed
+@dataclass(frozen=True, slots=True, config=_strict)
 class Verification:
     """What somebody else's result came to when it was run again here, on fresh seeds."""
 
@@ -107,7 +109,7 @@ class Verification:
     against: Values = field(default_factory=list)
 
 
-@_sealed
+@dataclass(frozen=True, slots=True, config=_strict)
 class Insight:
     """What the experiments of one lab say together, with the records that it rests on."""
 
@@ -118,7 +120,7 @@ class Insight:
     at: Seconds
 
 
-@_sealed
+@dataclass(frozen=True, slots=True, config=_strict)
 class Retraction:
     """The author takes back a record of its own."""
 

@@ -23,8 +23,9 @@ LARGEST_BLOB = 256 * 1024
 _MOST_BLOBS = 512 * 1024 * 1024
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, data BLOB NOT NULL,
-    received REAL NOT NULL, lab TEXT NOT NULL DEFAULT '');
+    received REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS blobs (hash TEXT PRIMARY KEY, text TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS told (what TEXT PRIMARY KEY);
 """
 
 Refuse = Callable[[Log], str | None]
@@ -39,6 +40,8 @@ class Store:
         self.path, self.swarm, self.log = path, swarm, Log()
         self.received: dict[str, float] = {}
         """When each record came here, by this machine's clock: leases run from then."""
+        self.listen: Callable[[list[Record]], None] = lambda _: None
+        """Told of whatever becomes known, from wherever it came."""
         self._clock, self._lock, self._last = clock, threading.RLock(), 0
         self._taken: set[str] = set()
         try:
@@ -69,14 +72,23 @@ class Store:
                 else:
                     found += self.log.add(read(data, swarm=self.swarm, is_checked=True))
             self._insert([one for one in found if one.id not in self.received])  # had waited here for what came
+            if found:
+                self.listen(found)
             return found
 
-    def write(self, body: Body, identity: Identity, refuse: Refuse = lambda _: None) -> Record | str:
-        """Say something: the record, durable; or why `refuse` was against it, looking at what is known right then."""
+    def write(
+        self, body: Body, identity: Identity, refuse: Refuse = lambda _: None, *, once: str | None = None
+    ) -> Record | str:
+        """Say something: the record, durable; or why `refuse` was against it, looking at what is known right then.
+
+        What is said under a name (`once`) is said once, however often it is tried.
+        """
         with self._transaction():
             self.refresh()
             if words := refuse(self.log):
                 return words
+            if once and not self._db.execute("INSERT OR IGNORE INTO told VALUES (?)", (once,)).rowcount:
+                return "this was said before"
             seq, prev = self.log.known(identity.author)
             if seq < 0:
                 return "this key is muted: two different records were signed with it; make a new one"
@@ -93,6 +105,8 @@ class Store:
             new = [one for record in records for one in self.log.add(record)]
             self._insert(new)
             self._taken.update(one.id for one in new)
+            if new:
+                self.listen(new)
         return found + new
 
     def _insert(self, records: Iterable[Record]) -> None:
