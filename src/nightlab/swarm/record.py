@@ -189,7 +189,7 @@ def read(data: bytes, *, swarm: str, is_checked: bool = False) -> Record:
 
 def _parsed(data: bytes) -> dict[str, Any]:
     try:
-        said = json.loads(data)
+        said = json.loads(data, parse_int=_whole)
         if type(said) is not dict or set(said) != _FIELDS:
             raise BadRecord(f"no record: its fields have to be {', '.join(sorted(_FIELDS))}")
         if rfc8785.dumps(said) != data:
@@ -197,6 +197,11 @@ def _parsed(data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError, rfc8785.CanonicalizationError) as error:
         raise BadRecord(f"no record: {error}") from error
     return said
+
+
+def _whole(digits: str) -> int | float:
+    """A number without a point; a large one is a float, which RFC 8785 writes so up to 1e21."""
+    return int(digits) if abs(float(digits)) < 2**53 else float(digits)
 
 
 def _body(kind: object, said: object) -> Body:
