@@ -153,11 +153,11 @@ class Node(Peers):
         now = time.monotonic()
         if now >= self._next_look:
             self._next_look = now + _LOOK
-            self._look()
+            self.look()
 
     # Looking at the board
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Read the board anew where there is something new on it: news, pace, and a win to race."""
         board = Board(self.store.log, self.teller.name)
         self._read(board)
