@@ -151,13 +151,28 @@ def router(
     from nightlab.swarm import membership
     from nightlab.swarm.wire import Router
 
-    over = threading.Event()
-    for one in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, lambda *_: over.set())
+    over = _until_told()
     meeting = Router(membership.open(home(), name), listen=listen or [], links=link or [])
     print(f"a router of {name} at {', '.join(meeting.listen)}; Ctrl-C ends it", flush=True)
     over.wait()
     meeting.close()
+
+
+@swarm_app.command()
+def keep(name: Name) -> None:
+    """Be there for others, without a study: hear, answer, keep what was said; until Ctrl-C."""
+    from nightlab.swarm import line
+
+    mine = seat(name)
+    print(f"keeping what is said in {name}; Ctrl-C ends it", flush=True)
+    line.keep(mine.joined, mine.identity, _until_told())
+
+
+def _until_told() -> threading.Event:
+    over = threading.Event()
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, lambda *_: over.set())
+    return over
 
 
 @swarm_app.command()
