@@ -36,7 +36,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 @pytest.fixture(scope="module")
 def server(place: Place, store: Store) -> Iterator[Served]:
-    with closing(Boards(rest=0.0)) as boards, served(place.root, swarm=boards) as server:
+    with closing(Boards(rest=0.0, clock=lambda: 0.0)) as boards, served(place.root, swarm=boards) as server:
         yield server
 
 
@@ -113,6 +113,7 @@ def test_a_broken_swarm_is_said_in_words(
     assert page.status_code == 200
     assert "cannot be read" in page.text
     assert server.get("/s/main/report").status_code == 200
+    assert server.get("/s/main/swarm.json").status_code == 503
     assert not (tmp_path / "records.gone").exists()
 
 

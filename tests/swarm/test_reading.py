@@ -26,7 +26,7 @@ def test_the_board_that_is_read_is_that_of_the_records(tmp_path: Path) -> None:
 def test_a_store_that_was_moved_away_and_made_anew_is_opened_anew(tmp_path: Path) -> None:
     place = Place(tmp_path)
     (tmp_path / "anew").mkdir()
-    with closing(Boards()) as boards:
+    with closing(Boards(rest=0.0, clock=lambda: 0.0)) as boards:
         with closing(a_swarm(tmp_path)) as store:
             join(place, store)
             first = boards(place)
@@ -69,7 +69,7 @@ def test_a_look_writes_nothing_and_makes_nothing(tmp_path: Path) -> None:
 
 def test_a_store_that_breaks_while_one_looks_is_said_in_words(tmp_path: Path) -> None:
     place = Place(tmp_path)
-    with closing(Boards(rest=0.0)) as boards, closing(a_swarm(tmp_path)) as store:
+    with closing(Boards(rest=0.0, clock=lambda: 0.0)) as boards, closing(a_swarm(tmp_path)) as store:
         join(place, store)
         boards(place)
         with closing(sqlite3.connect(store.path)) as other:

@@ -274,11 +274,14 @@ class Page:
         return _json(studies.summary(self.place(request)))
 
     def swarm_json(self, request: Request) -> Response:
-        """The board of the swarm that the study has joined. Raises NotFound where it has joined none."""
+        """The board of the swarm that the study has joined. Raises NotFound where it has joined none, BadLedger where
+        that cannot be read."""
         place = self.place(request)
         told = self._swarm(place)
         if told is None:
             raise NotFound(f"study {place.name} has joined no swarm; join one with: nightlab run --swarm NAME")
+        if "error" in told:
+            raise BadLedger(told["error"])
         return _json(told)
 
     def experiments_json(self, request: Request) -> Response:
