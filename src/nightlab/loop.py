@@ -523,7 +523,7 @@ class Loop:
 
     def _rebase(self, race: Race, decision: Decision, words: str) -> None:
         """Judge the very same tree against the new incumbent: what cannot stand beside it may still replace it."""
-        if race.is_rebased:
+        if race.is_rebased or "peer" in race.proposal.facts:
             self._close(race, Status.SHELVED, replace(decision, reason=words))
             return
         whole, best = {**race.parent.texts, **race.proposal.files}, self._best

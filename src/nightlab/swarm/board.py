@@ -27,7 +27,12 @@ CALIBRATED = 3.0
 """Standard errors between what was reported and what came out that still count as chance."""
 _STRIKES = 3
 _CONFIRMED = 1.64
+_MOST_SHARE = 1e6
+_OWN_DOUBT = 2.0
+_TRANSFER = 0.1
 _INTERVAL = 1.96
+_FINEST = 1e-6
+"""The least error of a share: runs that repeat exactly still differ in the last digit elsewhere."""
 _FAILED = (Status.CRASHED, Status.TIMEOUT, Status.INVALID)
 
 
@@ -38,7 +43,7 @@ class Standing:
     record: Record
     result: Result
     runs: dict[str, Verification] = field(default_factory=dict)
-    """By author, the latest on the win's own tree, else on another; never the win's own author's."""
+    """By author, the latest run on the very tree that the win's author had it on; never that author's own."""
     adopted: dict[str, Verification] = field(default_factory=dict)
     """By author, the run after which it was kept there."""
 
@@ -46,36 +51,45 @@ class Standing:
         """Take in what somebody else found."""
         if run.adopted:
             self.adopted[author] = run
-        if run.has_same_parent or author not in self.runs or not self.runs[author].has_same_parent:
+        if run.has_same_parent:  # on another tree it is another question
             self.runs[author] = run
 
-    def gain(self) -> tuple[float, float] | None:
-        """What it came to elsewhere as a share, and its standard error; None where nobody has run it."""
-        found = [one for run in self.runs.values() if (one := share(run)) is not None]
+    def gain(self, drawn: Sequence[str] = ()) -> tuple[float, float] | None:
+        """What it came to elsewhere as a share, and its standard error; None where nobody has run it.
+
+        Where labs that were drawn have run it, they alone speak, for anybody can make keys and choose itself. Middle
+        values, and no weights: whoever says that it is sure of itself counts no more.
+        """
+        whose = [author for author in drawn if author in self.runs] or list(self.runs)
+        found = [one for author in whose if (one := share(self.runs[author])) is not None]
         if not found:
             return None
-        weights = [1 / max(error, 1e-12) ** 2 for _, error in found]
-        return sum(w * gain for w, (gain, _) in zip(weights, found, strict=True)) / sum(weights), 1 / sqrt(sum(weights))
+        return median(gain for gain, _ in found), median(error for _, error in found) / sqrt(len(found))
 
     def discrepancy(self, whose: Iterable[str]) -> float | None:
-        """How many standard errors the report was above what these labs found on the same tree; their middle one."""
-        told = share(self.result)
-        seen = [self.runs[author] for author in whose if author in self.runs and self.runs[author].has_same_parent]
+        """By how many standard errors, at the least, the report was above what more than half of these labs found on
+        the same tree; None where half or fewer have run it there."""
+        told, asked = share(self.result), list(whose)
+        seen = [self.runs[author] for author in asked if author in self.runs]
         found = [one for run in seen if (one := share(run)) is not None]
-        if told is None or not found:
+        if told is None or 2 * len(found) <= len(asked):
             return None
-        return median((told[0] - gain) / sqrt(told[1] ** 2 + error**2 + 1e-24) for gain, error in found)
+        return sorted(_excess(told, one) for one in found)[len(found) - len(asked) // 2 - 1]
 
     def state(self, drawn: Sequence[str]) -> str:
         """One of: claimed, replicated, confirmed, disputed."""
         off = self.discrepancy(drawn)
         if off is not None and off > CALIBRATED:
             return "disputed"
-        found = self.gain()
+        found = self.gain(drawn)
         if found is None:
             return "claimed"
         is_drawn = any(author in self.runs for author in drawn)
         return "confirmed" if is_drawn and found[0] > _CONFIRMED * found[1] else "replicated"
+
+
+_Reached = tuple[bool, float, bool, str, str]
+"""Whether nobody ran it again, when, whether it was taken over from another, by whom, which win."""
 
 
 def share(said: Result | Verification) -> tuple[float, float] | None:
@@ -83,7 +97,16 @@ def share(said: Result | Verification) -> tuple[float, float] | None:
     if said.gain is None or not said.against:
         return None
     scale = abs(fmean(said.against)) or 1.0
-    return said.gain / scale, (said.stderr or abs(said.gain)) / scale
+    error = abs(said.gain) if said.stderr is None else said.stderr
+    gain, error = said.gain / scale, max(error / scale, _FINEST)
+    return (gain, error) if max(abs(gain), error) < _MOST_SHARE else None
+
+
+def _excess(told: tuple[float, float], found: tuple[float, float]) -> float:
+    """How many standard errors too much was told. Nobody is excused by a doubt far above that of who ran it again;
+    a tenth of what was found is allowed for another machine."""
+    doubt = min(told[1], _OWN_DOUBT * found[1])
+    return (told[0] - found[0]) / sqrt(doubt**2 + found[1] ** 2 + (_TRANSFER * found[0]) ** 2)
 
 
 def drawn(win: str, authors: Iterable[str], author: str) -> list[str]:
@@ -107,8 +130,14 @@ class Board:
         self.claims: list[tuple[Record, Claim]] = []
         self.insights: list[tuple[Record, Insight]] = []
         self.wins: dict[str, Standing] = {}
+        self.withdrawn: dict[str, Standing] = {}
+        """Wins that their authors took back. What others found of them counts all the same: a lie is not undone so."""
+        self._draws: dict[str, list[str]] = {}
+        self._since: dict[str, float] = {}
         retracted, runs = set[tuple[str, str]](), list[tuple[Record, Verification]]()
+        latest: dict[str, float] = {}
         for record in log:
+            latest[record.author] = self._since[record.id] = max(latest.get(record.author, 0.0), record.body.at)
             match record.body:
                 case body if body.task != task:
                     continue
@@ -125,21 +154,38 @@ class Board:
         self._place(retracted, runs)
 
     def _place(self, retracted: set[tuple[str, str]], runs: list[tuple[Record, Verification]]) -> None:
-        self.results = [(one, body) for one, body in self.results if (one.author, one.id) not in retracted]
         self.authors = sorted({record.author for record, _ in [*self.results, *self.claims, *runs]})
         first: set[tuple[str, str]] = set()
-        for record, body in sorted(self.results, key=lambda one: (one[1].at, one[0].id)):
-            mine = (body.patch, body.parent)
-            if body.status is Status.KEPT and body.change and mine not in first:  # who only repeats it found nothing
-                first.add(mine)
+        # By the author's clock, which may not run backwards within its chain: nobody is first by saying so afterwards,
+        # but for a key that was made to say it.
+        for record, body in sorted(self.results, key=lambda one: (self._since[one[0].id], one[0].id)):
+            if body.status is not Status.KEPT or not body.change or share(body) is None:
+                continue
+            mine = {(body.patch, body.parent), (body.change, body.parent)}
+            if (record.author, record.id) in retracted:
+                self.withdrawn[record.id] = Standing(record, body)
+            elif not mine & first:  # who only repeats it found nothing
+                first |= mine
                 self.wins[record.id] = Standing(record, body)
+        self.results = [(one, body) for one, body in self.results if (one.author, one.id) not in retracted]
         for record, run in runs:
-            if run.of in self.wins and record.author != self.wins[run.of].record.author:
-                self.wins[run.of].add(record.author, run)
+            win = self.wins.get(run.of) or self.withdrawn.get(run.of)
+            if win is not None and record.author != win.record.author:
+                win.add(record.author, run)
+
+    def best(self) -> float:
+        """The most that a confirmed win's whole tree has gained over the start, as a share; 0 where none is."""
+        found = [
+            win.result.total or 0.0 for name, win in self.wins.items() if win.state(self.drawn(name)) == "confirmed"
+        ]
+        return max(found, default=0.0)
 
     def drawn(self, win: str) -> list[str]:
         """The labs that are to run this win again."""
-        return drawn(win, self.authors, self.wins[win].record.author)
+        if win not in self._draws:
+            record = (self.wins.get(win) or self.withdrawn[win]).record
+            self._draws[win] = drawn(win, self.authors, record.author)
+        return self._draws[win]
 
     def reputation(self, author: str, *, mine: str | None = None) -> float | None:
         """How well an author's reports hold when others run them, from 0 to 1; None where nobody has.
@@ -148,7 +194,7 @@ class Board:
         drawn count, and those of `mine`: one's own eyes.
         """
         seen: list[float] = []
-        for win_id, win in self.wins.items():
+        for win_id, win in (self.wins | self.withdrawn).items():
             if win.record.author == author:
                 off = win.discrepancy([mine] if mine in win.runs else self.drawn(win_id))
                 seen += [] if off is None else [off]
@@ -219,7 +265,7 @@ class Board:
 
     def _win(self, win_id: str, win: Standing) -> dict[str, Any]:
         whose = self.drawn(win_id)
-        told, found = share(win.result), win.gain()
+        told, found = share(win.result), win.gain(whose)
         relative, error = found or told or (None, 0.0)
         return self._said(win.record) | {
             "hardware": one_line(win.result.hardware, 60),
@@ -250,21 +296,21 @@ class Board:
 
     def _milestones(self) -> list[dict[str, Any]]:
         """When each known idea was found again and by whom, and who took it up: by a win that carries it, or adopting
-        one. A disputed win counts for nothing."""
-        reached = defaultdict[str, list[tuple[float, str, str]]](list)
+        one. A disputed win counts for nothing, and one that nobody ran again only where there is no other."""
+        reached = defaultdict[str, list[_Reached]](list)
         for win_id, win in self.wins.items():
-            if win.state(self.drawn(win_id)) == "disputed":
-                continue
-            for name in win.result.milestones:
-                reached[name].append((win.result.at, win.record.author, win_id))
-                reached[name] += [(run.at, author, win_id) for author, run in win.adopted.items()]
+            state, since = win.state(self.drawn(win_id)), self._since[win_id]
+            for name in win.result.milestones if state != "disputed" else ():
+                reached[name].append((state == "claimed", since, False, win.record.author, win_id))
+                for author, run in win.adopted.items():
+                    reached[name].append((state == "claimed", max(since, run.at), True, author, win_id))
         return [self._milestone(one_line(name, 60), sorted(found)) for name, found in sorted(reached.items())]
 
-    def _milestone(self, name: str, found: list[tuple[float, str, str]]) -> dict[str, Any]:
+    def _milestone(self, name: str, found: list[_Reached]) -> dict[str, Any]:
         spread: dict[str, float] = {}
-        for at, author, _ in found:
+        for _, at, _, author, _ in found:
             spread.setdefault(author, at)
-        at, author, win_id = found[0]
+        _, at, _, author, win_id = found[0]
         others = [{"author": one, "label": self._label(one), "at": when} for one, when in spread.items()]
         first = {"name": name, "first": win_id, "author": author, "label": self._label(author), "at": at}
         return first | {"spread": [one for one in others if one["author"] != author]}

@@ -11,21 +11,53 @@ A message is JSON. Whatever is wrong with one is counted and dropped: a peer can
 from __future__ import annotations
 
 import json
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+import re
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
 
-from nightlab.swarm.log import Vector
+from nightlab.swarm.log import Log, Vector
 from nightlab.swarm.record import LARGEST, BadRecord, Record, read
-from nightlab.swarm.store import Store
+from nightlab.words import one_line
 
 LARGEST_MESSAGE = 1 << 20
 _MOST_RECORDS = 400
 _MOST_ROUNDS = 1000
 _BURST, _PER_SECOND = 200, 5.0
+_MOST_REASONS = 100
+_BUCKET_NAME, _HASH = re.compile("[0-9a-f]{2}"), re.compile("[0-9a-f]{64}")
 
+Found = TypeVar("Found")
 Ask = Callable[[bytes], bytes | None]
 """Puts a question to one peer; None where no answer came."""
+Talk = Generator[bytes, bytes | None, Found]
+"""Yields questions to one peer and is sent the answers, None where none came; what it found in the end."""
+
+
+class Records(Protocol):
+    """Where records are kept: a store, or memory alone."""
+
+    @property
+    def swarm(self) -> str:
+        """Whose records."""
+        ...
+
+    @property
+    def log(self) -> Log:
+        """All that is known."""
+        ...
+
+    def add(self, records: Iterable[Record]) -> list[Record]:
+        """Take in checked records; what became known by it."""
+        ...
+
+    def take(self, name: str, text: str) -> bool:
+        """Keep a patch from a peer, if it is the one asked for and there is room."""
+        ...
+
+    def blob(self, name: str) -> str | None:
+        """A patch by its name; None where it is not here yet."""
+        ...
 
 
 class Quota:
@@ -47,12 +79,11 @@ class Quota:
 class Gossip:
     """One lab's side of every conversation."""
 
-    def __init__(self, store: Store, *, clock: Callable[[], float], seen: int = 20_000) -> None:
+    def __init__(self, store: Records, *, clock: Callable[[], float], reads: Callable[..., Record] = read) -> None:
         self.store = store
         self.refused: Counter[str] = Counter()
         """What was not taken, by why."""
-        self._quota = Quota(clock)
-        self._known: deque[str] = deque(maxlen=seen)
+        self._quota, self._reads = Quota(clock), reads
 
     # Push
 
@@ -72,55 +103,66 @@ class Gossip:
     def _checked(self, line: object, is_pushed: bool) -> Record | None:
         """The record in a line; the cheap checks first, then the signature."""
         if not isinstance(line, str):
-            self.refused["no record"] += 1
+            self._refuse("no record")
             return None
         try:
-            record = read(line.encode(), swarm=self.store.swarm)
+            record = self._reads(line.encode(), swarm=self.store.swarm)
         except (BadRecord, UnicodeEncodeError) as error:
-            self.refused[str(error)[:60]] += 1
+            self._refuse(str(error))
+            return None
+        if self.store.log.holds(record):  # and costs its author nothing: others may have said it again
             return None
         if is_pushed and not self._quota.allows(record.author):
-            self.refused["over its quota"] += 1
+            self._refuse("over its quota")
             return None
         return record
+
+    def _refuse(self, why: str) -> None:
+        words = one_line(why, 60)
+        self.refused[words if words in self.refused or len(self.refused) < _MOST_REASONS else "something else"] += 1
 
     # Anti-entropy
 
     def sync(self, ask: Ask) -> list[Record]:
         """Compare with one peer, until both know the same; what was new here. Ends where an answer stays away."""
-        said = self._asked(ask, {"digest": self.store.log.digest()})
+        return _held(self.compare(), ask)
+
+    def compare(self) -> Talk[list[Record]]:
+        """The same as a conversation, for who has to wait for the answers otherwise than by standing still."""
+        said = yield from self._asked({"digest": self.store.log.digest()})
         theirs = said.get("buckets") if said else None
         if not isinstance(theirs, dict):
             return []
         mine = self.store.log.buckets()
         differing = sorted(name for name in {*mine, *theirs} if mine.get(name) != theirs.get(name))
+        names = [name for name in differing if _BUCKET_NAME.fullmatch(name)]  # 256 at most, whatever a peer says
         new: list[Record] = []
-        for start in range(0, len(differing), 16):  # a vector of ten thousand authors at once would be too large
-            new += self._sync_buckets(ask, [str(name) for name in differing[start : start + 16]])
+        for start in range(0, len(names), 16):  # a vector of ten thousand authors at once would be too large
+            new += yield from self._compare_buckets(names[start : start + 16])
         return new
 
-    def _sync_buckets(self, ask: Ask, names: list[str]) -> list[Record]:
-        said = self._asked(ask, {"vector_of": names})
+    def _compare_buckets(self, names: list[str]) -> Talk[list[Record]]:
+        said = yield from self._asked({"vector_of": names})
         theirs = _vector(said.get("vector")) if said else None
         if theirs is None:
             return []
-        self._give(ask, theirs, names)
-        return self._fetch(ask, names) if self._is_behind(theirs) else []
+        yield from self._give(theirs, names)
+        return (yield from self._fetch(names)) if self._is_behind(theirs) else []
 
     def _is_behind(self, theirs: Vector) -> bool:
         return any(self.store.log.known(author) != there for author, there in theirs.items())
 
-    def _give(self, ask: Ask, theirs: Vector, names: list[str]) -> None:
+    def _give(self, theirs: Vector, names: list[str]) -> Talk[None]:
         mine = [author for author in self.store.log.authors() if author[:2] in names]
         lacking = self.store.log.lacking(theirs, mine)
         while lines := _batch(lacking):
-            if self._asked(ask, {"records": lines}) is None:
+            if (yield from self._asked({"records": lines})) is None:
                 return
 
-    def _fetch(self, ask: Ask, names: list[str]) -> list[Record]:
+    def _fetch(self, names: list[str]) -> Talk[list[Record]]:
         new: list[Record] = []
         for _ in range(_MOST_ROUNDS):
-            said = self._asked(ask, {"lacking": self.store.log.vector(names), "among": names})
+            said = yield from self._asked({"lacking": self.store.log.vector(names), "among": names})
             lines = said.get("records") if said else None
             if not isinstance(lines, list) or not lines:
                 break
@@ -132,7 +174,7 @@ class Gossip:
 
     def fetch_blob(self, ask: Ask, name: str) -> str | None:
         """A patch from one peer, kept if it is the one asked for."""
-        said = self._asked(ask, {"blob": name})
+        said = _held(self._asked({"blob": name}), ask)
         text = said.get("text") if said else None
         return text if isinstance(text, str) and self.store.take(name, text) else None
 
@@ -149,14 +191,14 @@ class Gossip:
                 return _message({"records": _batch(self.store.log.lacking(known, among))})
             case {"records": [*lines]}:
                 return _message({"taken": len(self._take(lines))})
-            case {"blob": str(name)}:
+            case {"blob": str(name)} if _HASH.fullmatch(name):
                 return _message({"text": self.store.blob(name)})
         return _message({})
 
     # Words
 
-    def _asked(self, ask: Ask, question: Mapping[str, Any]) -> dict[str, Any] | None:
-        answer = ask(_message(question))
+    def _asked(self, question: Mapping[str, Any]) -> Talk[dict[str, Any] | None]:
+        answer = yield _message(question)
         return None if answer is None else self._understood(answer)
 
     def _understood(self, message: bytes) -> dict[str, Any] | None:
@@ -165,9 +207,21 @@ class Gossip:
         except (ValueError, RecursionError):
             said = None
         if not isinstance(said, dict):
-            self.refused["no message"] += 1
+            self._refuse("no message")
             return None
         return said
+
+
+def _held(talk: Talk[Found], ask: Ask) -> Found:
+    """A conversation held to its end."""
+    answer: bytes | None = None
+    while True:
+        try:
+            question = talk.send(answer)
+        except StopIteration as end:
+            found: Found = end.value
+            return found
+        answer = ask(question)
 
 
 def _message(said: Mapping[str, Any]) -> bytes:

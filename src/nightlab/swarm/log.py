@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from itertools import islice
+from threading import RLock
 
 from nightlab.swarm.record import Record
 
@@ -32,6 +33,7 @@ class Log:
         self.forks: dict[str, tuple[Record, Record]] = {}
         self._waiting: dict[str, dict[int, Record]] = {}
         self._buckets: dict[str, str] = {}
+        self._lock = RLock()  # a digest made while a record comes in would be kept, and be wrong
 
     def __len__(self) -> int:
         return sum(map(len, self.chains.values()))
@@ -39,10 +41,19 @@ class Log:
     def __iter__(self) -> Iterator[Record]:
         """Every record of those who are heard, the authors in the order of their names."""
         for author in sorted(self.chains):
-            yield from self.chains[author]
+            yield from self.chains.get(author, ())
 
     def add(self, record: Record) -> list[Record]:
         """Take in a record; which records became known by it, or proved a fork."""
+        with self._lock:
+            return self._add(record)
+
+    def holds(self, record: Record) -> bool:
+        """Whether this very record is known."""
+        chain = self.chains.get(record.author, ())
+        return record.seq < len(chain) and chain[record.seq].id == record.id
+
+    def _add(self, record: Record) -> list[Record]:
         author = record.author
         if author in self.forks:
             return []
@@ -52,7 +63,9 @@ class Log:
         waiting = self._waiting.setdefault(author, {})
         if (other := waiting.get(record.seq)) is not None and other.id != record.id:
             return self._mute(other, record)
-        if record.seq < MOST and (len(waiting) < _MOST_WAITING or record.seq == len(chain)):
+        if record.seq < MOST:
+            if len(waiting) >= _MOST_WAITING:
+                waiting.popitem()  # the newest: a proof comes as a pair, and its first must wait for its second
             waiting[record.seq] = record
         return self._drained(author)
 
@@ -104,11 +117,12 @@ class Log:
 
     def buckets(self) -> dict[str, str]:
         """A digest for all authors whose names begin alike, so that ten thousand authors are compared in 4 kB."""
-        wanted = {author[:_BUCKET] for author in self.authors()}
-        for name in wanted - self._buckets.keys():
-            lines = sorted(f"{author} {count} {head}" for author, (count, head) in self.vector([name]).items())
-            self._buckets[name] = sha256("\n".join(lines).encode()).hexdigest()[:16]
-        return {name: self._buckets[name] for name in sorted(wanted)}
+        with self._lock:
+            wanted = {author[:_BUCKET] for author in self.authors()}
+            for name in wanted - self._buckets.keys():
+                lines = sorted(f"{author} {count} {head}" for author, (count, head) in self.vector([name]).items())
+                self._buckets[name] = sha256("\n".join(lines).encode()).hexdigest()[:16]
+            return {name: self._buckets[name] for name in sorted(wanted)}
 
     def digest(self) -> str:
         """The same wherever the same is known."""

@@ -29,7 +29,10 @@ VERSION = 1
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Line = Annotated[str, StringConstraints(max_length=200)]
 Word = Annotated[str, StringConstraints(max_length=60)]
-Values = Annotated[list[float], Field(max_length=24)]
+Number = Annotated[float, Field(ge=-1e100, le=1e100)]
+"""What sums and squares of it stay a number."""
+Spread = Annotated[float, Field(ge=0, le=1e100)]
+Values = Annotated[list[Number], Field(max_length=24)]
 Seconds = Annotated[float, Field(ge=0, le=1e10)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 
@@ -77,11 +80,11 @@ class Result:
     values: Values = field(default_factory=list)
     against: Values = field(default_factory=list)
     seeds: Annotated[list[Count], Field(max_length=24)] = field(default_factory=list)
-    sigma: float | None = None
-    gain: float | None = None
-    stderr: float | None = None
+    sigma: Spread | None = None
+    gain: Number | None = None
+    stderr: Spread | None = None
     grade: Grade | None = None
-    total: float | None = None
+    total: Number | None = None
     """What the whole tree has gained over the task's start, as a share: what lines of work are compared by."""
     per_hour: Seconds | None = None
     inspired_by: Annotated[list[Hash], Field(max_length=4)] = field(default_factory=list)
@@ -100,8 +103,8 @@ class Verification:
     has_same_parent: bool
     """Whether it was run on the very tree that the author had it on; else on what was the incumbent here."""
     adopted: bool
-    gain: float | None = None
-    stderr: float | None = None
+    gain: Number | None = None
+    stderr: Spread | None = None
     values: Values = field(default_factory=list)
     against: Values = field(default_factory=list)
 
@@ -170,7 +173,7 @@ def read(data: bytes, *, swarm: str, is_checked: bool = False) -> Record:
     if len(data) > LARGEST:
         raise BadRecord(f"a record of {len(data)} bytes; {LARGEST} are allowed")
     said = _parsed(data)
-    if said["v"] != VERSION or said["swarm"] != swarm:
+    if said["v"] is True or said["v"] != VERSION or said["swarm"] != swarm:
         raise BadRecord(f"a record of version {said['v']!r} for swarm {said['swarm']!r}, not for {swarm}")
     author, seq, prev, signature = said["author"], said["seq"], said["prev"], said["sig"]
     if not (type(seq) is int and 0 <= seq < 2**53 and _is_hex(author, 64) and _is_hex(signature, 128)):
@@ -186,7 +189,7 @@ def read(data: bytes, *, swarm: str, is_checked: bool = False) -> Record:
 
 def _parsed(data: bytes) -> dict[str, Any]:
     try:
-        said = json.loads(data)
+        said = json.loads(data, parse_int=_whole)
         if type(said) is not dict or set(said) != _FIELDS:
             raise BadRecord(f"no record: its fields have to be {', '.join(sorted(_FIELDS))}")
         if rfc8785.dumps(said) != data:
@@ -194,6 +197,11 @@ def _parsed(data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError, rfc8785.CanonicalizationError) as error:
         raise BadRecord(f"no record: {error}") from error
     return said
+
+
+def _whole(digits: str) -> int | float:
+    """A number without a point; a large one is a float, which RFC 8785 writes so up to 1e21."""
+    return int(digits) if abs(float(digits)) < 2**53 else float(digits)
 
 
 def _body(kind: object, said: object) -> Body:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nightlab.errors import BadLedger
 from nightlab.swarm.identity import Identity
-from nightlab.swarm.log import Log
+from nightlab.swarm.log import MOST, Log
 from nightlab.swarm.record import BadRecord, Body, Record, blob_hash, read, write
 from nightlab.values import Clock
 
@@ -43,6 +43,7 @@ class Store:
         self.listen: Callable[[list[Record]], None] = lambda _: None
         """Told of whatever becomes known, from wherever it came."""
         self._clock, self._lock, self._last = clock, threading.RLock(), 0
+        self._taken: set[str] = set()
         try:
             self._db = sqlite3.connect(path, isolation_level=None, timeout=30.0, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -66,7 +67,11 @@ class Store:
             found: list[Record] = []
             for self._last, name, data, received in rows:
                 self.received[name] = received
-                found += self.log.add(read(data, swarm=self.swarm, is_checked=True))
+                if name in self._taken:
+                    self._taken.discard(name)
+                else:
+                    found += self.log.add(read(data, swarm=self.swarm, is_checked=True))
+            self._insert([one for one in found if one.id not in self.received])  # had waited here for what came
             if found:
                 self.listen(found)
             return found
@@ -87,6 +92,8 @@ class Store:
             seq, prev = self.log.known(identity.author)
             if seq < 0:
                 return "this key is muted: two different records were signed with it; make a new one"
+            if seq >= MOST:
+                return f"this key has said {MOST} records, and no lab hears more of one; make a new one"
             record = write(body, identity, swarm=self.swarm, seq=seq, prev=prev)
             self._insert([record])
         return record
@@ -97,6 +104,7 @@ class Store:
             found = self.refresh()
             new = [one for record in records for one in self.log.add(record)]
             self._insert(new)
+            self._taken.update(one.id for one in new)
             if new:
                 self.listen(new)
         return found + new
@@ -130,7 +138,7 @@ class Store:
 
     def take(self, name: str, text: str) -> bool:
         """Keep a patch from a peer, if it is the one asked for and there is room."""
-        if blob_hash(text) != name or len(text.encode()) > LARGEST_BLOB or self._is_full():
+        if not fits(name, text) or self._is_full():
             return False
         self.keep(text)
         return True
@@ -147,3 +155,34 @@ class Store:
         with self._lock:
             row = self._db.execute("SELECT text FROM blobs WHERE hash = ?", (name,)).fetchone()
         return None if row is None else str(row[0])
+
+
+class Memory:
+    """One swarm's records without a file: for simulations, and for who only passes on what others say."""
+
+    def __init__(self, swarm: str) -> None:
+        self.swarm, self.log = swarm, Log()
+        self._blobs: dict[str, str] = {}
+
+    def add(self, records: Iterable[Record]) -> list[Record]:
+        """Take in checked records; what became known by it."""
+        return [one for record in records for one in self.log.add(record)]
+
+    def take(self, name: str, text: str) -> bool:
+        """Keep a patch from a peer, if it is the one asked for."""
+        if not fits(name, text):
+            return False
+        self._blobs[name] = text
+        return True
+
+    def blob(self, name: str) -> str | None:
+        """A patch by its name; None where it is not here yet."""
+        return self._blobs.get(name) if name else ""
+
+
+def fits(name: str, text: str) -> bool:
+    """Whether a text from a peer is the patch of that name, and small enough to be kept."""
+    try:
+        return len(text.encode()) <= LARGEST_BLOB and blob_hash(text) == name
+    except UnicodeEncodeError:  # half a letter, which JSON can say
+        return False
