@@ -130,8 +130,9 @@ class Board:
         self.claims: list[tuple[Record, Claim]] = []
         self.insights: list[tuple[Record, Insight]] = []
         self.wins: dict[str, Standing] = {}
-        self.withdrawn: dict[str, Standing] = {}
-        """Wins that their authors took back. What others found of them counts all the same: a lie is not undone so."""
+        self.said: dict[str, Standing] = {}
+        """All that was ever told as a win, also what was taken back or had been told by another: what others found of
+        it counts for its author's name all the same."""
         self._draws: dict[str, list[str]] = {}
         self._since: dict[str, float] = {}
         retracted, runs = set[tuple[str, str]](), list[tuple[Record, Verification]]()
@@ -155,23 +156,26 @@ class Board:
 
     def _place(self, retracted: set[tuple[str, str]], runs: list[tuple[Record, Verification]]) -> None:
         self.authors = sorted({record.author for record, _ in [*self.results, *self.claims, *runs]})
-        first: set[tuple[str, str]] = set()
-        # By the author's clock, which may not run backwards within its chain: nobody is first by saying so afterwards,
-        # but for a key that was made to say it.
-        for record, body in sorted(self.results, key=lambda one: (self._since[one[0].id], one[0].id)):
-            if body.status is not Status.KEPT or not body.change or share(body) is None:
-                continue
-            mine = {(body.patch, body.parent), (body.change, body.parent)}
-            if (record.author, record.id) in retracted:
-                self.withdrawn[record.id] = Standing(record, body)
-            elif not mine & first:  # who only repeats it found nothing
-                first |= mine
-                self.wins[record.id] = Standing(record, body)
-        self.results = [(one, body) for one, body in self.results if (one.author, one.id) not in retracted]
+        for record, body in self.results:
+            if body.status is Status.KEPT and body.change and share(body) is not None:
+                self.said[record.id] = Standing(record, body)
         for record, run in runs:
-            win = self.wins.get(run.of) or self.withdrawn.get(run.of)
-            if win is not None and record.author != win.record.author:
-                win.add(record.author, run)
+            if run.of in self.said and record.author != self.said[run.of].record.author:
+                self.said[run.of].add(record.author, run)
+        self.results = [(one, body) for one, body in self.results if (one.author, one.id) not in retracted]
+        told: set[tuple[str, str]] = set()
+        for name in sorted(self.said.keys() & {one.id for one, _ in self.results}, key=self._priority):
+            body = self.said[name].result
+            mine = {(body.patch, body.parent), (body.change, body.parent)}
+            if not mine & told:  # who only repeats it found nothing
+                self.wins[name] = self.said[name]
+            told |= mine
+
+    def _priority(self, name: str) -> tuple[int, float, str]:
+        """Who found it, of all who say so: whose win more of the labs that it drew have run; else by the authors'
+        clocks, which may not run backwards within a chain. A thief is first only where it is faster than all of them.
+        """
+        return -sum(one in self.said[name].runs for one in self.drawn(name)), self._since[name], name
 
     def best(self) -> float:
         """The most that a confirmed win's whole tree has gained over the start, as a share; 0 where none is."""
@@ -183,8 +187,7 @@ class Board:
     def drawn(self, win: str) -> list[str]:
         """The labs that are to run this win again."""
         if win not in self._draws:
-            record = (self.wins.get(win) or self.withdrawn[win]).record
-            self._draws[win] = drawn(win, self.authors, record.author)
+            self._draws[win] = drawn(win, self.authors, self.said[win].record.author)
         return self._draws[win]
 
     def reputation(self, author: str, *, mine: str | None = None) -> float | None:
@@ -194,14 +197,14 @@ class Board:
         drawn count, and those of `mine`: one's own eyes.
         """
         seen: list[float] = []
-        for win_id, win in (self.wins | self.withdrawn).items():
+        for win_id, win in self.said.items():
             if win.record.author == author:
                 off = win.discrepancy([mine] if mine in win.runs else self.drawn(win_id))
                 seen += [] if off is None else [off]
         if not seen:
             return None
         bad = sum(off > CALIBRATED for off in seen)
-        return max(0.0, 1 - max(0.0, bad - (len(seen) - bad) / 20) / _STRIKES)
+        return max(0.0, 1 - max(0.0, bad - (len(seen) - bad) // 20) / _STRIKES)
 
     # As people and programs read it
 
