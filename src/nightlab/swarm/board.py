@@ -9,7 +9,7 @@ nothing else compares. No clock decides anything; where one is shown, it is the 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from math import sqrt
