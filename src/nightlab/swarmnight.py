@@ -32,8 +32,9 @@ from nightlab.swarm.board import tasks as tasks_of
 from nightlab.swarm.identity import Identity
 from nightlab.swarm.line import Line
 from nightlab.swarm.membership import Membership
-from nightlab.swarm.record import Record, Result
+from nightlab.swarm.record import Record, Result, Verification
 from nightlab.swarm.store import Store
+from nightlab.swarm.telling import is_told
 from nightlab.workspace import difference
 
 NAME = "bench"
@@ -212,6 +213,10 @@ class Night:
                 "equal_after_s": digests and max(digests.values()),
             }
 
+    def _who_lies(self, labs: Sequence[Lab]) -> set[str]:
+        """Who of them lies."""
+        return {Identity.load(lab.home).author for lab in labs if lab.is_liar}
+
     def _lay_out(self, labs: Sequence[Lab]) -> None:
         for lab in labs:
             tasks.write(self.template, lab.folder)
@@ -230,7 +235,7 @@ class Night:
 
     def _left(self, lab: Lab) -> int:
         path = find(lab.folder).ledger
-        return max(1, self.experiments - (len(_experiments(path)) if path.exists() else 0))
+        return max(1, self.experiments - (_made(lab) if path.exists() else 0))
 
     def _ended(self, lab: Lab, trouble: threading.Thread) -> int:
         while True:
@@ -262,13 +267,15 @@ class Night:
         with _reading(labs[0]) as store:
             board = Board(store.log, tasks_of(store.log)[0])
             told = board.told(NAME)
-            said = {record.id: record for record in store.log}
-        liars = {Identity.load(lab.home).author for lab in labs if lab.is_liar}
+            said = list(store.log)
+        mine = {Identity.load(lab.home).author for lab in honest}
+        told_of = [record for record in said if isinstance(record.body, Result | Verification)]
+        liars = self._who_lies(labs)
         bests = {lab.label: _best(lab) for lab in honest}
         adopted = [win for win in told["wins"] for _ in win["adopted_by"]]
         return {
             "experiments": told["totals"]["experiments"],
-            "told_of": sum(len(_experiments(find(lab.folder).ledger)) for lab in honest),
+            "lost": sum(_made(lab) for lab in honest) - sum(record.author in mine for record in told_of),
             "records": len(said),
             "duplicates": told["totals"]["duplicates"],
             "top": told["wins"][0] if told["wins"] else None,
@@ -304,9 +311,10 @@ def _best(lab: Lab) -> float | None:
     return (start - end if direction == "lower" else end - start) / abs(start)
 
 
-def _experiments(path: Path) -> list[int]:
-    with contextlib.closing(Ledger(path)) as ledger:
-        return [one.id for one in ledger.experiments()[1:] if one.runs or one.status.is_failure]
+def _made(lab: Lab) -> int:
+    """How many experiments a lab made that the swarm is to be told of."""
+    with contextlib.closing(Ledger(find(lab.folder).ledger)) as ledger:
+        return sum(is_told(one) and not one.status.is_open for one in ledger.experiments()[1:])
 
 
 @contextmanager

@@ -54,6 +54,11 @@ def comparable(place: Place, task: Task, base: str) -> tuple[str, str]:
     return task_hash({"tree": tree, "judge": judge, "budget": budget}), task_hash({"tree": tree, "judge": judge})
 
 
+def is_told(one: Experiment) -> bool:
+    """Whether the swarm is told what became of an experiment: it ran, and was not given up for another lab's."""
+    return one.proposer != LAB and one.runs > 0 and not one.reason.startswith("yielded:")
+
+
 class Teller:
     """Reads one study's ledger, and writes what happened there into the store."""
 
@@ -92,13 +97,11 @@ class Teller:
         if number is None or number == BASELINE or event.kind not in ("decided", "demoted"):
             return []
         one = self.ledger.experiment(number)
-        if one.proposer == LAB or not (one.runs or one.status.is_failure):
+        if not is_told(one):
             return []
         once = f"{self.lab}:{event.kind}:{number}"
         if event.kind == "demoted":
             return [self._retract(one, once)]
-        if one.reason.startswith(("yielded:", "vetoed")):
-            return []
         if "peer" in one.facts:
             return [self.store.write(self._verification(one), self.identity, once=once)]
         told = [self.store.write(self._result(one), self.identity, once=once)]
