@@ -226,7 +226,7 @@ def test_a_chain_longer_than_one_message_comes_in_several() -> None:
 def test_where_no_answer_comes_what_came_so_far_is_kept() -> None:
     ada = Author("ada")
     two = lab(*[ada.claims(number) for number in range(900)])
-    left = [4]
+    left = [3]
 
     def tired(question: bytes) -> bytes | None:
         left[0] -= 1
