@@ -634,10 +634,10 @@ def notes(told: Told) -> list[str]:
         liars[one] or 0.0 for one in ("told_false", "by_policy", "false", "liars_known", "lowest_honest")
     )
     return [
-        f"finished twice where results alone are shared {twice['results']:.1%}, where nothing is {twice['nothing']:.1%}",
-        f"of what was told as a win {nothing:.0%} brings nothing; of what the loop's policy alone would have taken over",
+        f"finished twice where only results are shared {twice['results']:.1%}, where nothing is {twice['nothing']:.1%}",
+        f"of what was told as a win {nothing:.0%} brings nothing; of what the policy alone would have taken over",
         f"{by_policy:.1%}; of what besides won by more than {_BEYOND} standard errors {beyond:.1%}",
-        f"liars known by the end {known:.0%}; the worst reputation of an honest lab, with the dishonest among those who",
+        f"liars known by the end {known:.0%}; the worst reputation of an honest lab, with liars among those who",
         f"run its wins again, {worst:.2f}",
         f"signatures are {told['signatures']}; bandwidth is not simulated",
     ]
