@@ -26,7 +26,7 @@ test-agents: .set-up-dev $(AGENTS)/.set-up
 
 $(AGENTS)/.set-up: tests/agents/installed/package.json tests/agents/installed/package-lock.json tests/agents/installed/aider.txt
 	@mkdir -p $(AGENTS) && cp tests/agents/installed/package*.json $(AGENTS)/
-	npm install --prefix $(AGENTS) --no-audit --no-fund --loglevel=error
+	cd $(AGENTS) && npm install --no-audit --no-fund --loglevel=error
 	$(PYTHON) -m venv $(AGENTS)/aider && $(AGENTS)/aider/bin/pip install -q -r tests/agents/installed/aider.txt
 	@touch $@
 

@@ -50,6 +50,11 @@ class Place:
         return self.home / "ledger.sqlite"
 
     @property
+    def swarm(self) -> Path:
+        """What the study wrote down when it joined a swarm; not there where it has joined none."""
+        return self.home / "swarm.json"
+
+    @property
     def branch(self) -> str:
         """The branch that holds what was kept."""
         return f"nightlab/{self.name}"

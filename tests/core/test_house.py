@@ -43,6 +43,7 @@ ROOF = [
     "judgebench",
     "cheatbench",
     "pagebench",
+    "swarmnight",
     "replay",
     "finish",
     "cli",

@@ -15,6 +15,7 @@ import httpx
 
 from nightlab.dashboard.page.guard import Access
 from nightlab.dashboard.page.server import Server, listen, server
+from nightlab.dashboard.page.views import Swarm
 from nightlab.ledger import Event, Ledger
 from nightlab.place import Place
 
@@ -99,11 +100,13 @@ class Served:
 
 
 @contextmanager
-def served(root: Path, *, access: Access | None = None, port: int = 0) -> Iterator[Served]:
+def served(
+    root: Path, *, access: Access | None = None, port: int = 0, swarm: Swarm = lambda _: None
+) -> Iterator[Served]:
     """The page of a repository, for as long as the block lasts."""
     access = access or Access()
     sock = listen("127.0.0.1", port)
-    found = server(root, access)
+    found = server(root, access, swarm)
     thread = threading.Thread(target=found.run, kwargs={"sockets": [sock]}, daemon=True)
     thread.start()
     try:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -272,6 +273,32 @@ def test_closing_leaves_no_thread_of_ours_and_zenohs_do_not_grow(crowd: Site) ->
     assert counts[-1] - counts[0] < 7  # a pool of zenoh's breathes a little; sixteen sessions leave nothing behind
 
 
+LEAVER = """
+import sys, threading
+from pathlib import Path
+from nightlab.swarm.membership import open
+from nightlab.swarm.wire import Router, Zenoh
+a, b = (open(Path(home), "night") for home in sys.argv[1:])
+router, heard = Router(a), threading.Event()
+one = Zenoh(a, "a" * 64, heard=lambda _: heard.set(), asked=bytes)
+two = Zenoh(b, "b" * 64, heard=bytes, asked=bytes)
+def talk():
+    while True:
+        two.broadcast(b"and another thing")
+threading.Thread(target=talk, daemon=True).start()
+heard.wait(30)
+sys.exit(7)
+"""
+
+
+def test_a_process_that_ends_in_the_middle_of_talk_ends_in_order(team: Site) -> None:
+    homes = [str(team.home / name) for name in "ab"]
+
+    ended = subprocess.run([sys.executable, "-c", LEAVER, *homes], capture_output=True, timeout=60, check=False)
+
+    assert (ended.returncode, ended.stderr) == (7, b"")
+
+
 def test_a_lab_alone_works_alone_and_says_so(crowd: Site) -> None:
     a = crowd.lab(0)
 
@@ -280,6 +307,7 @@ def test_a_lab_alone_works_alone_and_says_so(crowd: Site) -> None:
     assert a.wire.ask("b" * 64, b"?", timeout=0.1) is None
     assert a.wire.peers() == []
     assert str(crowd.ports[0]) in str(a.wire.trouble())
+    assert ".rs" not in str(a.wire.trouble())
 
 
 def test_one_machine_has_a_wire_to_nobody(tmp_path: Path) -> None:
@@ -309,6 +337,61 @@ def test_settings_of_zenohs_own_change_nothing(crowd: Site, monkeypatch: pytest.
     labs = crowd.labs()
 
     say(labs[0], *labs[1:])
+
+
+def test_the_routers_of_a_swarm_link_themselves_and_nothing_is_heard_twice(tmp_path: Path) -> None:
+    addresses = [f"127.0.0.1:{free_port()}" for _ in range(3)]
+    joined = create(tmp_path, "all", label="a", setting="open", routers=addresses)
+    with ExitStack() as stack:
+        for address in addresses:
+            stack.enter_context(closing(Router(joined, listen=[address])))
+        at = [replace(joined, routers=(address,)) for address in addresses]
+        a, b, c = (stack.enter_context(closing(Lab(one, name))) for one, name in zip(at, "abc", strict=True))
+        until(lambda: all(len(lab.wire.peers()) == 2 for lab in (a, b, c)))
+        say(a, b, c)
+
+        for number in range(50):
+            a.wire.broadcast(b"%d" % number)
+        say(a, b, c)
+
+        numbers = [message for message in b.got + c.got if message.isdigit() and len(message) < 3]
+        assert len(numbers) > 0
+        assert max(b.got.count(number) for number in numbers) == 1
+
+
+def has_multicast() -> bool:
+    """Whether this machine hears what it says to a group: a container may have no network but its own."""
+    group = "224.0.0.224"
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
+        probe.bind(("", 0))
+        probe.settimeout(2)
+        try:
+            probe.setsockopt(
+                socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(group) + socket.inet_aton("0.0.0.0")
+            )
+            probe.sendto(b"anybody?", (group, probe.getsockname()[1]))
+            address: tuple[str, int] = probe.recvfrom(100)[1]
+        except OSError:
+            return False
+        return not address[0].startswith("127.")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", ["team", "open"])
+def test_labs_without_routers_find_each_other_on_the_network_and_no_other_swarm(tmp_path: Path, setting: str) -> None:
+    if not has_multicast():
+        pytest.skip("this machine has no network with multicast")
+    site = Site(tmp_path, setting=setting, routers=0)
+    other = create(tmp_path / "o", "night", label="o", setting="open")
+    with site.stack, closing(Lab(other, "o")) as stranger:
+        a, b, c = site.labs()
+
+        say(a, b, c)
+
+        assert a.wire.ask(c.author, b"abc", timeout=20.0) == b"cba"
+        assert (stranger.wire.peers(), stranger.got) == ([], [])
+        c.close()
+        until(lambda: a.wire.peers() == [b.author])
 
 
 # --- who is kept out ---------------------------------------------------------------------------------------------
@@ -380,21 +463,27 @@ def test_nothing_passes_a_router_but_the_keys_of_its_swarm(crowd: Site) -> None:
 
 @pytest.mark.slow
 def test_who_is_barred_by_the_name_of_the_certificate_is_heard_no_more(team: Site) -> None:
-    process = team.router()
-    a, b, c = team.labs()
-    say(c, a, b)
-    name = (team.home / "a/swarms/night/invited.txt").read_text().split()[1]
+    with closing(Router(team.joined[0])):
+        a, b, c = team.labs()
+        say(c, a, b)
 
-    end(process)
-    team.joined[0] = bar(team.home / "a", "night", name)
-    team.router()
+        bar(team.home / "a", "night", (team.home / "a/swarms/night/invited.txt").read_text().split()[1])
 
-    say(a, b)
-    c.wire.broadcast(b"still here")
-    say(b, a)
-    assert b"still here" not in a.got + b.got
-    assert a.wire.peers() == [b.author]
-    assert c.wire.ask(a.author, b"?", timeout=2.0) is None
+        until(lambda: a.wire.peers() == [b.author])
+        c.wire.broadcast(b"still here")
+        assert c.wire.ask(a.author, b"?", timeout=1.0) is None
+        assert c.wire.peers() == []
+        say(b, a)
+        assert b"still here" not in a.got + b.got
+        assert len(c.got) == 0
+
+        d = team.stack.enter_context(closing(Lab(late(team), "d")))
+        say(d, a, b)
+
+
+def late(team: Site) -> Membership:
+    """One that is asked in while the router runs."""
+    return join(team.home / "d", invite(team.home / "a", "night", label="d"))
 
 
 # --- what breaks -------------------------------------------------------------------------------------------------
@@ -436,7 +525,7 @@ def test_a_router_that_hangs_is_left_for_the_next_one(tmp_path: Path) -> None:
         first = site.router(0)
         both = tuple(f"127.0.0.1:{port}" for port in site.ports)
         site.router(1, both[0])
-        joined = [Membership(o.name, o.id, o.label, o.setting, both, (), o.folder) for o in site.joined]
+        joined = [replace(one, routers=both) for one in site.joined]
         a, b, c = (site.lab(number, joined[number]) for number in range(3))
         say(a, b, c)
 
@@ -507,8 +596,7 @@ def test_two_routers_whose_link_was_cut_carry_on_apart_and_join_again(tmp_path: 
     with site.stack, closing(Cable(site.ports[0])) as cable:
         site.router(0)
         site.router(1, f"127.0.0.1:{cable.port}")
-        o = site.joined[2]
-        far = Membership(o.name, o.id, o.label, o.setting, (f"127.0.0.1:{site.ports[1]}",), (), o.folder)
+        far = replace(site.joined[2], routers=(f"127.0.0.1:{site.ports[1]}",))
         a, b, c = site.lab(0), site.lab(1), site.lab(2, far)
         say(a, b, c)
 

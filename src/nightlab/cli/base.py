@@ -160,6 +160,7 @@ def write_report(name: str, path: Path) -> None:
     from nightlab import insights
     from nightlab.dashboard.morning import FORMS
     from nightlab.exports import write_whole
+    from nightlab.swarm.reading import board_of
 
     form = FORMS.get(path.suffix)
     if form is None:
@@ -167,7 +168,8 @@ def write_report(name: str, path: Path) -> None:
     place = place_of(name)
     with closing(place.read()) as ledger:
         seen = insights.insights(ledger, texts=insights.texts_of(place, ledger))
-        text = form(ledger, name=name, is_running=place.holder() is not None, insights=seen)
+        is_running = place.holder() is not None
+        text = form(ledger, name=name, is_running=is_running, insights=seen, swarm=board_of(place))
     try:
         write_whole(path, text)
     except OSError as error:

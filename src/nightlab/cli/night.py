@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from math import isfinite
 from pathlib import Path
@@ -127,7 +127,7 @@ def run(
         _crew(agent or ["tuner"], say=speaker(as_json), replay=replay, **limits) as crew,
         open_study(study, seed=seed, policy=policy, workers=workers, unsafe=unsafe) as opened,
         beside(opened.place, speaker(as_json)),
-        _taking_part(opened, swarm),
+        _taking_part(opened, swarm, speaker(as_json)),
     ):
         if not as_json:
             _say_what_is_left_out(opened)
@@ -142,7 +142,7 @@ def run(
 
 
 @contextmanager
-def _taking_part(study: Study, swarm: str | None) -> Iterator[None]:
+def _taking_part(study: Study, swarm: str | None, say: Callable[[str], None]) -> Iterator[None]:
     """A study in a swarm, where one is named: it claims, tells, and races what others won."""
     if swarm is None:
         yield
@@ -150,7 +150,7 @@ def _taking_part(study: Study, swarm: str | None) -> Iterator[None]:
     from nightlab.cli.swarm import seat
     from nightlab.swarm.node import Node
 
-    with Node(study.place, study.task, study.facts["base"], seat(swarm)) as node:
+    with Node(study.place, study.task, study.facts["base"], seat(swarm), say=say) as node:
         study.peers = node
         yield
 

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -151,13 +152,28 @@ def router(
     from nightlab.swarm import membership
     from nightlab.swarm.wire import Router
 
-    over = threading.Event()
-    for one in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, lambda *_: over.set())
+    over = _until_told()
     meeting = Router(membership.open(home(), name), listen=listen or [], links=link or [])
     print(f"a router of {name} at {', '.join(meeting.listen)}; Ctrl-C ends it", flush=True)
     over.wait()
     meeting.close()
+
+
+@swarm_app.command()
+def keep(name: Name) -> None:
+    """Be there for others, without a study: hear, answer, keep what was said; until Ctrl-C."""
+    from nightlab.swarm import line
+
+    mine = seat(name)
+    print(f"keeping what is said in {name}; Ctrl-C ends it", flush=True)
+    line.keep(mine.joined, mine.identity, _until_told())
+
+
+def _until_told() -> threading.Event:
+    over = threading.Event()
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, lambda *_: over.set())
+    return over
 
 
 @swarm_app.command()
@@ -268,3 +284,35 @@ def verify(
         print_json({"verifies": found})
         return
     print(f"asked for: {found[:16]}; the lab takes it up next (nightlab log), and tells the swarm what came of it")
+
+
+Remote = Annotated[str, typer.Argument(help="Any git remote that you may read (and, to push, write): a URL or a path.")]
+
+
+@swarm_app.command()
+def push(name: Name, remote: Remote, as_json: Json = False) -> None:
+    """Carry all that is known here to a git remote, and bring what others left there."""
+    _carry(name, remote, as_json, is_push=True)
+
+
+@swarm_app.command()
+def pull(name: Name, remote: Remote, as_json: Json = False) -> None:
+    """Bring what others left at a git remote."""
+    _carry(name, remote, as_json, is_push=False)
+
+
+def _carry(name: str, remote: str, as_json: bool, *, is_push: bool) -> None:
+    from nightlab.swarm import archive, membership
+
+    folder = membership.open(home(), name).folder / "archive.git"
+    with _store(name) as store:
+        found = (
+            archive.push(store, folder, remote, name, environ=os.environ)
+            if is_push
+            else archive.pull(store, folder, remote, environ=os.environ)
+        )
+    if as_json:
+        print_json(asdict(found))
+        return
+    left = f", and left what was new there in commit {found.commit[:12]}" if found.commit else ""
+    print(f"brought {found.records} records and {found.patches} patches from there{left}")

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from nightlab.dashboard import chart
+from nightlab.dashboard import board, chart
 from nightlab.dashboard.terminal import duration, number
 from nightlab.ledger import Ledger
 from nightlab.report import cap_words, headline, report
@@ -40,13 +40,22 @@ _KINDS = {
     "note": "Notes",
 }
 _MOST_OF_A_KIND = 6
+_BEST_WINS = 10
 
 
 class Form(Protocol):
     """The report as a text of one kind."""
 
-    def __call__(self, ledger: Ledger, *, name: str, is_running: bool, insights: Mapping[str, Any] | None) -> str:
-        """The report of a study."""
+    def __call__(
+        self,
+        ledger: Ledger,
+        *,
+        name: str,
+        is_running: bool,
+        insights: Mapping[str, Any] | None,
+        swarm: Mapping[str, Any] | None,
+    ) -> str:
+        """The report of a study; `swarm` is the board of the one that it has joined, or {"error": words}."""
         ...
 
 
@@ -70,7 +79,14 @@ class Strip(NamedTuple):
     claim: float | None
 
 
-def html(ledger: Ledger, *, name: str, is_running: bool = False, insights: Mapping[str, Any] | None = None) -> str:
+def html(
+    ledger: Ledger,
+    *,
+    name: str,
+    is_running: bool = False,
+    insights: Mapping[str, Any] | None = None,
+    swarm: Mapping[str, Any] | None = None,
+) -> str:
     """The whole report as one self-contained page; bounded in size however long the night was."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -85,7 +101,8 @@ def html(ledger: Ledger, *, name: str, is_running: bool = False, insights: Mappi
     )  # fmt: skip
     rooms.filters |= {
         "number": number, "duration": duration, "when": when, "harmless": harmless, "short": short, "cap": cap_words,
-        "signed": signed, "span": span,
+        "signed": signed, "span": span, "share": share,
+        "labs": board.labs,
     }  # fmt: skip
     return rooms.get_template("report.html").render(
         told=told,
@@ -94,6 +111,7 @@ def html(ledger: Ledger, *, name: str, is_running: bool = False, insights: Mappi
         strip=strip(told),
         patches=_patches(ledger, told["stands"]),
         insights=_findings(insights),
+        swarm=None if swarm is None else board.shown(swarm),
         is_running=is_running,
         most=_MOST,
         charts=charts,
@@ -168,14 +186,28 @@ def strip(told: Mapping[str, Any]) -> Strip | None:
     )
 
 
-def _as_markdown(ledger: Ledger, *, name: str, is_running: bool, insights: Mapping[str, Any] | None = None) -> str:
+def _as_markdown(
+    ledger: Ledger,
+    *,
+    name: str,
+    is_running: bool,
+    insights: Mapping[str, Any] | None = None,
+    swarm: Mapping[str, Any] | None = None,
+) -> str:
     said = markdown(report(ledger, name=name, is_running=is_running)).splitlines()
     known = [f"{plain(one['subject'])}: {plain(one['words'])}" for _, ones, _ in _findings(insights) for one in ones]
-    return "\n".join([*said, *_section("What works here", known)]) + "\n"
+    return "\n".join([*said, *_section("What works here", known), *_section("The swarm", _swarm(swarm))]) + "\n"
 
 
-def _as_json(ledger: Ledger, *, name: str, is_running: bool, insights: Mapping[str, Any] | None = None) -> str:
-    told = report(ledger, name=name, is_running=is_running) | {"insights": insights}
+def _as_json(
+    ledger: Ledger,
+    *,
+    name: str,
+    is_running: bool,
+    insights: Mapping[str, Any] | None = None,
+    swarm: Mapping[str, Any] | None = None,
+) -> str:
+    told = report(ledger, name=name, is_running=is_running) | {"insights": insights, "swarm": swarm}
     return json.dumps(told, indent=1, default=str) + "\n"
 
 
@@ -198,6 +230,11 @@ def span(began: float | None, ended: float | None) -> str:
     """From when to when, the day said once where it is one day."""
     first_, last = when(began), when(ended)
     return f"{first_} to {last[11:] if first_[:10] == last[:10] else last}"
+
+
+def share(value: float | None) -> str:
+    """A gain as a share of what it was raced against, in percent."""
+    return "-" if value is None else f"{100 * value:+.3g}\u00a0%"
 
 
 def signed(value: float | None) -> str:
@@ -231,6 +268,39 @@ def by_kind(findings: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mappi
     """Findings of one kind together, under its title."""
     groups = [(title, [one for one in findings if one["kind"] == kind]) for kind, title in _KINDS.items()]
     return [(title, ones) for title, ones in groups if ones]
+
+
+def _swarm(told: Mapping[str, Any] | None) -> list[str]:
+    """What the swarm came to, line by line; nothing where none was joined."""
+    if told is None:
+        return []
+    found = board.shown(told)
+    if "error" in found:
+        return [plain(found["error"])]
+    totals, best = found["totals"], [one for one in found["wins"] if one["state"] == "confirmed"][:_BEST_WINS]
+    return [
+        f"{plain(found['swarm'])}: {totals['experiments']} experiments by {board.labs(found['hardware'])}, "
+        f"{totals['duplicates']} of them tried twice",
+        f"{totals['verifications']} runs of others' wins, {totals['adoptions']} adopted, "
+        f"{totals['false_adoptions']} of them falsely",
+        *(
+            f"{plain(one['hardware'] or 'hardware not said')}: {one['labs']} labs, {one['experiments']} experiments, "
+            f"{one['confirmed']} confirmed wins"
+            for one in found["hardware"]
+        ),
+        *(
+            f"confirmed: {plain(one['hypothesis'])}, {share(one['relative'])} ({plain(one['label'])} on "
+            f"{plain(one['hardware'] or 'hardware not said')}, adopted by {len(one['adopted_by'])})"
+            for one in best
+        ),
+        *(f"found again: {_spread(one)}" for one in found["milestones"]),
+    ]
+
+
+def _spread(one: Mapping[str, Any]) -> str:
+    others = ", ".join(f"{plain(step['label'])} after {duration(step['after'])}" for step in one["steps"])
+    more = f" and {one['left']} more labs" if one["left"] else ""
+    return f"{plain(one['name'])} first by {plain(one['label'])}, {when(one['at'])}; then {others or 'nobody'}{more}"
 
 
 def markdown(told: Mapping[str, Any]) -> str:

@@ -8,6 +8,11 @@ board      who found what and what it came to elsewhere: a pure function of the 
 identity   the key that one signs with
 membership what one has joined: routers, certificates, invitations
 wire       the network: zenoh
+line       what connects one machine to a swarm
 archive    the second path: the same records on a git ref
+claims     who tries what
+telling    what a study's ledger says to the swarm
+choosing   which of the others' wins is raced here next
 node       one lab's part in a swarm
+reading    the board of the swarm that a study has joined, for who shows it
 """

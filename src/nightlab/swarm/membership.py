@@ -85,7 +85,7 @@ class Membership:
     listen: tuple[str, ...]
     folder: Path
     barred: tuple[str, ...] = ()
-    """Names of certificates that a router started here lets do nothing."""
+    """Names of certificates that routers of this home let do nothing."""
 
     @property
     def has_certificates(self) -> bool:
@@ -253,7 +253,10 @@ def leave(home: Path, name: str) -> Path:
 
 
 def bar(home: Path, name: str, common_name: str) -> Membership:
-    """Let nobody do anything with this certificate, at the routers that are started here from now on."""
+    """Let nobody do anything with this certificate at the routers of this home, which notice within seconds.
+
+    Raises NotFound where nobody was invited so. Routers of other homes are not told: whoever runs one has to be asked.
+    """
     joined = open(home, name)
     known = _invited(joined)
     if common_name not in known:
@@ -264,6 +267,15 @@ def bar(home: Path, name: str, common_name: str) -> Membership:
     )
     _replace(joined.folder / "swarm.toml", _toml(changed))
     return changed
+
+
+def admitted(joined: Membership) -> tuple[str, ...]:
+    """The names of certificates that may do something; none where nobody was barred: then every certificate may."""
+    if not joined.barred:
+        return ()
+    own = _load(joined.cert).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    known = {*_invited(joined), *(str(one.value) for one in own)}
+    return tuple(sorted(known - set(joined.barred)))
 
 
 def open(home: Path, name: str) -> Membership:  # noqa: A001  # it is said as membership.open

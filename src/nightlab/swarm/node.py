@@ -11,40 +11,37 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from random import Random
 from statistics import fmean, median
 from typing import Self
 
 from nightlab.errors import BadChange, NotFound
 from nightlab.exports import write_whole
 from nightlab.place import Place
-from nightlab.proposer import Peers
+from nightlab.proposer import Peers, walled
 from nightlab.swarm.board import Board
 from nightlab.swarm.choosing import Choice, Chooser
 from nightlab.swarm.claims import Claims
-from nightlab.swarm.gossip import Gossip
 from nightlab.swarm.identity import Identity
+from nightlab.swarm.line import Line
 from nightlab.swarm.membership import Membership
-from nightlab.swarm.record import Claim, Record, patch_key
+from nightlab.swarm.record import Claim, patch_key
 from nightlab.swarm.store import Store
 from nightlab.swarm.telling import Teller
-from nightlab.swarm.wire import Alone, Wire, wire
 from nightlab.task import Task
 from nightlab.values import Clock
 from nightlab.words import one_line
 
 SWARM_FILE = "swarm.json"
 _TICK = 0.3
-_SYNC = (2.0, 5.0)
-_LOOK = 2.0
-_PATIENCE = 5.0
-_VISIT = 3.0
+_LOOK = 4.0
 _LEASE = 3.0
 """How many budgets a claim holds."""
 _SHORTEST_LEASE = 30.0
 _FAST, _LEAN = 2.0, 2.0
 _TOLD = 8
+
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,27 +55,28 @@ class Seat:
 class Node(Peers):
     """One study in a swarm; use as a context around its search."""
 
-    def __init__(self, place: Place, task: Task, base: str, seat: Seat, *, clock: Clock = time.time) -> None:
+    def __init__(
+        self, place: Place, task: Task, base: str, seat: Seat, *, say: Say = print, clock: Clock = time.time
+    ) -> None:
         self.place, self.joined, self.identity = place, seat.joined, seat.identity
         self.store = Store(seat.joined.records, seat.joined.id)
         where = Place(place.root, place.name)  # a repository of its own: git's pipes are no two threads' at once
         self.teller = Teller(
             where, task, base=base, store=self.store, identity=self.identity, label=seat.joined.label, clock=clock
         )
-        self.gossip = Gossip(self.store, clock=time.monotonic)
-        self.claims = Claims((self.identity.author, self.teller.lab), clock=time.monotonic, present=self._present)
-        self.chooser = Chooser(
-            task, self.teller.ledger, self.teller.lineage, author=self.identity.author, blob=self._blob
-        )
-        self._wire: Wire = Alone()
+        self.line = Line(seat.joined, seat.identity, self.store, lot=self.teller.lab)
+        me = (self.identity.author, self.teller.lab)
+        self.claims = Claims(me, clock=time.monotonic, present=lambda: self.line.there)
+        self.chooser = Chooser(task, self.teller.ledger, self.teller.lineage, author=me[0], blob=self.line.blob)
         self._news: Sequence[str] = ()
         self._pace, self._lease = 1.0, _SHORTEST_LEASE
-        self._there: frozenset[str] = frozenset()
-        self._dice = Random(self.identity.author + self.teller.lab)
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._live, name="swarm", daemon=True)
-        self._next_sync = self._next_look = 0.0
+        self._next_look = 0.0
         self._board_of = ""
+        self.say = say
+        self.trouble: str | None = None
+        """What went wrong at the last turn, in words."""
 
     # What the loop asks
 
@@ -95,7 +93,7 @@ class Node(Peers):
         if isinstance(said, str):
             return said
         self.claims.take(key, number)
-        self._push([said])
+        self.line.push([said])
         return None
 
     def knows(self, diff: str) -> bool:
@@ -124,65 +122,42 @@ class Node(Peers):
         self.claims.see(self.store.log)
         facts = {"name": self.joined.name, "swarm": self.store.swarm, "store": str(self.store.path)}
         write_whole(self.place.home / SWARM_FILE, json.dumps(facts | {"task": self.teller.name}))
-        self._wire = wire(self.joined, self.identity.author, heard=self.gossip.heard, asked=self.gossip.answer)
-        self._sync()  # what one said before, and lost, others may still know
+        self.line.__enter__()
+        self.line.meet()  # what one said before, and lost, others may still know
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._is_over.set()
         self._thread.join(timeout=60)
-        self._push(self.teller.tell())
-        self._sync()
-        self._wire.close()
+        walled(self._farewell)
+        self.line.__exit__()
         self.teller.close()
         self.store.close()
 
+    def _farewell(self) -> None:
+        self.line.push(self.teller.tell())
+        self.line.meet()
+
     def _live(self) -> None:
         while not self._is_over.wait(_TICK):
-            self.store.refresh()
-            self._push(self.teller.tell())
-            now = time.monotonic()
-            if now >= self._next_sync:
-                self._next_sync = now + self._dice.uniform(*_SYNC)
-                self._sync()
-            if now >= self._next_look:
-                self._next_look = now + _LOOK
-                self._look()
+            _, trouble = walled(self._turn)  # what peers send may not end it, and the study goes on without it anyhow
+            if trouble and trouble != self.trouble:
+                self.say(f"the swarm, for a moment: {trouble}")
+            self.trouble = trouble
 
-    # The network
-
-    def _present(self) -> frozenset[str]:
-        return self._there
-
-    def _push(self, records: list[Record]) -> None:
-        if records:
-            self._wire.broadcast(self.gossip.push(records))
-
-    def _sync(self) -> None:
-        """Compare with one of those who are there; whoever is asked is drawn by lot."""
-        self._there = frozenset(self._wire.peers())
-        others = sorted(self._there - {self.identity.author})
-        if others:
-            self.gossip.sync(self._asking(self._dice.choice(others)))
-
-    def _asking(self, peer: str) -> Callable[[bytes], bytes | None]:
-        return partial(_ask, self._wire, peer)
-
-    def _blob(self, name: str, author: str) -> str | None:
-        """A patch: from here, from whoever wrote it, or from three others who may have it."""
-        found = self.store.blob(name)
-        if found is not None:
-            return found
-        others = sorted(self._there - {author, self.identity.author})
-        for peer in [author] * (author in self._there) + self._dice.sample(others, min(3, len(others))):
-            if (text := self.gossip.fetch_blob(self._asking(peer), name)) is not None:
-                return text
-        return None
+    def _turn(self) -> None:
+        self.store.refresh()
+        self.line.push(self.teller.tell())
+        self.line.compare()
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + _LOOK
+            self.look()
 
     # Looking at the board
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Read the board anew where there is something new on it: news, pace, and a win to race."""
         board = Board(self.store.log, self.teller.name)
         self._read(board)
@@ -214,25 +189,14 @@ def _in_words(win: dict[str, object]) -> str:
     return f"{win['label']} on {win['hardware']}: {win['hypothesis']} ({win['state']} by {win['replicated']}{gain})"
 
 
-def _ask(there: Wire, peer: str, message: bytes) -> bytes | None:
-    return there.ask(peer, message, timeout=_PATIENCE)
-
-
-def visit(seat: Seat) -> list[str]:
-    """Who is there now; what they know is known here after it."""
+def visit(seat: Seat) -> frozenset[str]:
+    """Who is there now; what three of them know is known here after it."""
     store = Store(seat.joined.records, seat.joined.id)
-    gossip = Gossip(store, clock=time.monotonic)
-    there = wire(seat.joined, seat.identity.author, heard=gossip.heard, asked=gossip.answer)
     try:
-        deadline = time.monotonic() + _VISIT
-        while not (found := there.peers()) and time.monotonic() < deadline:
-            time.sleep(_TICK)
-        for peer in found[:3]:
-            gossip.sync(partial(_ask, there, peer))
+        with Line(seat.joined, seat.identity, store, lot="visitor") as line:
+            return line.meet()
     finally:
-        there.close()
         store.close()
-    return found
 
 
 def ask_for(place: Place, seat: Seat, prefix: str, task: Task, base: str) -> str:

@@ -196,4 +196,4 @@ class Teller:
 def reached(task: Task, diff: str) -> list[str]:
     """The task's known ideas that the added lines of a diff bring."""
     added = "\n".join(line[1:] for line in diff.splitlines() if line[:1] == "+" and line[:4] != "+++ ")
-    return [name[:60] for name, pattern in task.milestones.items() if re.search(pattern, added)][:6]
+    return [name[:60] for name, pattern in task.milestones.items() if re.search(pattern, added, re.MULTILINE)][:6]

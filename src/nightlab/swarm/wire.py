@@ -16,8 +16,10 @@ the way it came; only signatures inside of it do.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -27,8 +29,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import zenoh
 
+from nightlab.errors import NightlabError
+from nightlab.swarm import membership
 from nightlab.swarm.identity import is_author
-from nightlab.swarm.membership import BadSwarm, Membership, endpoint
+from nightlab.swarm.membership import BadSwarm, Membership, admitted, endpoint
 from nightlab.words import one_line
 
 LARGEST = 2**20
@@ -37,6 +41,7 @@ _ROOM = 16 * LARGEST  # of what came and was not yet taken
 _RETRY = (0.5, 2.0)  # seconds between attempts, first and at most
 _LEASE_MS = 4_000  # a link on which nothing came for so long is no link
 _OPEN_MS = 3_000
+_LOOK = 2.0  # seconds between a router's looks at its membership
 _ROLL_CALL = 1.0  # seconds that peers() waits for an answer at most
 _MOST_PEERS = 10_000
 _PATIENCE = 10.0  # seconds that close() waits for a thread
@@ -99,6 +104,8 @@ class Zenoh:
             raise BadSwarm(f"{joined.name} is a swarm on one machine: its labs share a store and need no wire")
         self._config = _open_config(joined, author)
         self._root, self._author = _root(joined), author
+        wants = ", or has no certificate of this swarm for this address" if joined.has_certificates else ""
+        self._why = f"It is not running, cannot be reached{wants}." if joined.routers else ""
         self._over, self._tried = threading.Event(), threading.Event()
         self._session: zenoh.Session | None = None
         self._trouble: str | None = "not connected yet"
@@ -108,6 +115,7 @@ class Zenoh:
         self._answers = asked
         self._opener = threading.Thread(target=self._open, name="wire", daemon=True)
         self._opener.start()
+        atexit.register(self.close)  # a callback of zenoh's that comes when Python has ended aborts the process
         self._tried.wait(1.0)  # a router that is there takes milliseconds: then the first words are not lost
 
     @property
@@ -129,7 +137,7 @@ class Zenoh:
             self._refused += 1
         elif session is not None:
             with suppress(zenoh.ZError):  # closed meanwhile
-                session.put(f"{self._root}/heard/{self._author}", message, express=True)
+                session.put(f"{self._root}/heard/{self._author}", message)
 
     def ask(self, peer: str, message: bytes, *, timeout: float) -> bytes | None:
         """One peer's answer; None where none came, nobody is there, or either is above a megabyte."""
@@ -169,7 +177,8 @@ class Zenoh:
         return sorted(found - {self._author})
 
     def close(self) -> None:
-        """Be heard no more, and end every thread."""
+        """Be heard no more, and end every thread; a few of zenoh's stay, idle, for the process's next wire."""
+        atexit.unregister(self.close)
         self._over.set()
         session, self._session = self._session, None
         if session is not None:
@@ -201,7 +210,7 @@ class Zenoh:
         try:
             session = _session(self._config)
         except zenoh.ZError as error:
-            self._trouble = one_line(str(error))
+            self._trouble = f"{_words(error)} {self._why}"
             return False
         self._declare(session)
         self._session = session
@@ -241,20 +250,32 @@ class Zenoh:
                 self._refused += 1
                 return
             with suppress(zenoh.ZError):  # closed meanwhile, or whoever asked is gone
-                query.reply(query.key_expr, answer, express=True)
+                query.reply(query.key_expr, answer)
 
 
 class Router:
-    """A process's part as a meeting point: labs connect to it, and it to other routers. It keeps nothing."""
+    """A process's part as a meeting point: labs connect to it, and it to other routers. It keeps nothing.
+
+    It reads its membership again every two seconds: who is barred meanwhile is out, at the price of every lab's
+    connecting once more. Only a router in the home that made the swarm knows of it; other routers let everybody in who
+    has a certificate.
+    """
 
     def __init__(self, joined: Membership, *, listen: Sequence[str] = (), links: Sequence[str] = ()) -> None:
         self.listen = tuple(listen) or joined.listen
+        # The swarm's other routers unless said; zenoh drops a link of a router to itself, and all second links.
+        self._links = tuple(links) or joined.routers
         if not self.listen:
             raise BadSwarm("a router needs an address to listen on; write one like: --listen 0.0.0.0:7447")
+        self._joined, self._config = joined, _router_config(joined, self.listen, self._links)
         try:
-            self._session = _session(_router_config(joined, self.listen, links))
+            self._session = _session(self._config)
         except zenoh.ZError as error:
-            raise BadSwarm(f"cannot listen on {', '.join(self.listen)}: {one_line(str(error))}") from error
+            raise BadSwarm(f"cannot listen on {', '.join(self.listen)}: {_words(error)}") from error
+        self._over = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="router", daemon=True)
+        self._watcher.start()
+        atexit.register(self.close)
 
     def sessions(self) -> int:
         """How many labs and routers are connected."""
@@ -262,7 +283,21 @@ class Router:
 
     def close(self) -> None:
         """End every link and thread."""
+        atexit.unregister(self.close)
+        self._over.set()
+        self._watcher.join(_PATIENCE)
         self._session.close()
+
+    def _watch(self) -> None:
+        while not self._over.wait(_LOOK):
+            with suppress(NightlabError):  # left, or half written by hand: as before, until it can be read
+                joined = membership.open(self._joined.folder.parents[1], self._joined.name)
+                config = _router_config(joined, self.listen, self._links)
+                if config != self._config or self._session.is_closed():
+                    self._config = config
+                    self._session.close()
+                    with suppress(zenoh.ZError):  # the address is not free yet: at the next look
+                        self._session = _session(config)
 
 
 class _Inbox(Generic[Item]):
@@ -322,6 +357,12 @@ class _Inbox(Generic[Item]):
             return item
 
 
+def _words(error: zenoh.ZError) -> str:
+    """What went wrong, without the lines of zenoh's own source at which it did."""
+    plain = re.sub(r" at \S+\.rs:\d+\.?", "", str(error))
+    return one_line(re.sub(r"Single\(([^)]*)\)", r"\1", plain))
+
+
 def _root(joined: Membership) -> str:
     return f"nightlab/{joined.id}"
 
@@ -377,7 +418,7 @@ def _router_config(joined: Membership, listen: Sequence[str], links: Sequence[st
 def _config(joined: Membership, mode: str) -> dict[str, Any]:
     """All that is not zenoh's default: nothing is looked for, nothing is loaded, nothing is shared beside the links."""
     link: dict[str, Any] = {
-        "tx": {"lease": _LEASE_MS},
+        "tx": {"lease": _LEASE_MS, "queue": {"size": {"data": 16}}},  # batches; with zenoh's two a busy machine drops
         "rx": {"max_message_size": 2 * LARGEST},  # so much is put together from pieces before we see its size
     }
     if joined.has_certificates:
@@ -414,33 +455,29 @@ def _tls(joined: Membership) -> dict[str, Any]:
 
 
 def _access(joined: Membership) -> dict[str, Any]:
-    """Nothing but the swarm's own three kinds of keys, each for what it is for; and nothing at all for the barred."""
+    """Nothing but the swarm's own three kinds of keys, each for what it is for."""
     says = {
         "heard": ["put", "declare_subscriber"],
         "ask": ["query", "reply", "declare_queryable"],
         "alive": ["liveliness_token", "declare_liveliness_subscriber", "liveliness_query"],
     }
-    rules = [_rule(name, "allow", messages, f"{_root(joined)}/{name}/*") for name, messages in says.items()]
-    subjects: list[dict[str, Any]] = [{"id": "members"}]
-    policies = [{"rules": list(says), "subjects": ["members"]}]
-    if joined.barred:
-        every = [*(one for messages in says.values() for one in messages), "delete"]
-        rules.append(_rule("nothing", "deny", every, "**"))
-        subjects.append({"id": "barred", "cert_common_names": list(joined.barred)})
-        policies.append({"rules": ["nothing"], "subjects": ["barred"]})
+    members: dict[str, Any] = {"id": "members"}
+    if names := admitted(joined):
+        # All that may be, since zenoh has no way to say who may not: where two subjects fit, being allowed wins.
+        members["cert_common_names"] = list(names)
     return {
         "enabled": True,
         "default_permission": "deny",
-        "rules": rules,
-        "subjects": subjects,
-        "policies": policies,
+        "rules": [_rule(name, messages, f"{_root(joined)}/{name}/*") for name, messages in says.items()],
+        "subjects": [members],
+        "policies": [{"rules": list(says), "subjects": ["members"]}],
     }
 
 
-def _rule(name: str, permission: str, messages: Sequence[str], key: str) -> dict[str, Any]:
+def _rule(name: str, messages: Sequence[str], key: str) -> dict[str, Any]:
     return {
         "id": name,
-        "permission": permission,
+        "permission": "allow",
         "flows": ["ingress", "egress"],
         "messages": list(messages),
         "key_exprs": [key],

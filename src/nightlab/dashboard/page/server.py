@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 
 from nightlab.dashboard.page.guard import Access, Guard
-from nightlab.dashboard.page.views import Page
+from nightlab.dashboard.page.views import Page, Swarm
 from nightlab.errors import BadTask
 
 _PATIENCE = 1  # seconds for answers under way when the server ends
@@ -41,9 +41,9 @@ def application(page: Page) -> Guard:
     return Guard(app, page.access)
 
 
-def server(root: Path, access: Access) -> Server:
+def server(root: Path, access: Access, swarm: Swarm = lambda _: None) -> Server:
     """A server for all studies of a repository; run it with the sockets it is to listen on."""
-    page = Page(root, access)
+    page = Page(root, access, swarm)
     return Server(
         uvicorn.Config(
             application(page),

@@ -29,7 +29,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from nightlab import __version__, control, insights
-from nightlab.dashboard import chart, morning
+from nightlab.dashboard import board, chart, morning
 from nightlab.dashboard.page import events, readings, studies
 from nightlab.dashboard.page.detail import experiment_page, log_page
 from nightlab.dashboard.page.guard import Access
@@ -67,12 +67,15 @@ _SLOW = 15.0  # seconds for which a page may take nothing before it is let go; i
 _LONG = 2_000  # experiments of a night
 _REST = 0.4  # seconds at least between two looks at everything, for all pages
 
+Swarm = Callable[[Place], Mapping[str, Any] | None]
+"""What the swarm that a study has joined knows, or {"error": words}; None where it has joined none."""
+
 
 class Page:
     """All studies of one repository, as a page."""
 
-    def __init__(self, root: Path, access: Access) -> None:
-        self.root, self.access = root, access
+    def __init__(self, root: Path, access: Access, swarm: Swarm = lambda _: None) -> None:
+        self.root, self.access, self._swarm = root, access, swarm
         self.boot = secrets.token_hex(4)
         self._watches: dict[str, events.Watch] = {}
         self._reckoning = threading.Lock()
@@ -89,6 +92,7 @@ class Page:
         self._words.globals.update(
             version=__version__, grades=GRADES, statuses=[one.value for one in Status], controls=control.CONTROLS
         )
+        self._words.globals.update(standings=board.MARKS, families=board.FAMILIES, cells=board.CELLS)
 
     def routes(self) -> list[Route]:
         """Every address."""
@@ -101,9 +105,11 @@ class Page:
             ("/s/{study}/tree", self.tree),
             ("/s/{study}/frontier", self.frontier),
             ("/s/{study}/insights", self.insights),
+            ("/s/{study}/swarm", self.swarm),
             ("/s/{study}/control", self.controls),
             ("/s/{study}/report", self.report),
             ("/s/{study}/summary.json", self.summary_json),
+            ("/s/{study}/swarm.json", self.swarm_json),
             ("/s/{study}/experiments.json", self.experiments_json),
             ("/s/{study}/progress.json", self.progress_json),
             ("/s/{study}/frontier.json", self.frontier_json),
@@ -139,6 +145,7 @@ class Page:
         """A whole page of a study."""
         facts = {"place": place, "base": f"/s/{place.name}", "names": self.names(), "token": self.access.token}
         where = {"path": request.url.path, "boot": self.boot, "root": self.root.name, "now": time.time()}
+        where["is_in_swarm"] = place.swarm.exists()
         return HTMLResponse(self._words.get_template(template).render(**facts, **where, **more), headers=_FRESH)
 
     # Views
@@ -230,6 +237,14 @@ class Page:
         groups = morning.by_kind(found["findings"])
         return self.show("insights.html", request, place, query=query, groups=groups, matches=found["matches"])
 
+    def swarm(self, request: Request) -> Response:
+        """What the other labs found, who adopted what, and on which hardware; nothing where that is known already."""
+        place = self.place(request)
+        told = self._swarm(place)
+        if told and told.get("digest") and request.query_params.get("known") == told["digest"]:
+            return Response(status_code=204, headers=_FRESH)
+        return self.show("swarm.html", request, place, swarm=None if told is None else board.shown(told))
+
     def controls(self, request: Request) -> Response:
         """What can be told to the study, what was, and how it was set."""
         place = self.place(request)
@@ -246,7 +261,8 @@ class Page:
     def report(self, request: Request) -> Response:
         """The report, as the file that opens from disk has it; it names its own scripts by their hashes."""
         place = self.place(request)
-        body = self._once(place, "report", lambda ledger: _report(place, ledger))
+        told = self._swarm(place)
+        body = self._once(place, "report", lambda ledger: _report(place, ledger, told), _mark(told))
         policy = re.search(r'Content-Security-Policy" content="([^"]*)"', body)
         more = {"content-security-policy": f"{unescape(policy[1])}; frame-ancestors 'none'"} if policy else {}
         return HTMLResponse(body, headers=_FRESH | more)
@@ -256,6 +272,17 @@ class Page:
     def summary_json(self, request: Request) -> Response:
         """The study at a glance, as `nightlab status --json`."""
         return _json(studies.summary(self.place(request)))
+
+    def swarm_json(self, request: Request) -> Response:
+        """The board of the swarm that the study has joined. Raises NotFound where it has joined none, BadLedger where
+        that cannot be read."""
+        place = self.place(request)
+        told = self._swarm(place)
+        if told is None:
+            raise NotFound(f"study {place.name} has joined no swarm; join one with: nightlab run --swarm NAME")
+        if "error" in told:
+            raise BadLedger(told["error"])
+        return _json(told)
 
     def experiments_json(self, request: Request) -> Response:
         """Experiments after a number, as `nightlab log --json`; at most a thousand at a time."""
@@ -398,7 +425,7 @@ def _file(name: str) -> tuple[bytes, bytes, str]:
     return plain, gzip.compress(plain, 9, mtime=0), f'"{hashlib.blake2b(plain, digest_size=8).hexdigest()}"'
 
 
-def _report(place: Place, ledger: Ledger) -> str:
+def _report(place: Place, ledger: Ledger, swarm: Mapping[str, Any] | None) -> str:
     """The report; of a long night by a process of its own, since it reads every patch, and this one is to stay small.
 
     Raises NotFound before there is anything to report.
@@ -407,11 +434,17 @@ def _report(place: Place, ledger: Ledger) -> str:
         raise NotFound(f"study {place.name} has measured nothing yet, so there is no report; look again in a while")
     if ledger.next_number() < _LONG:
         found = insights.insights(ledger, texts=insights.texts_of(place, ledger))
-        return morning.html(ledger, name=place.name, is_running=place.holder() is not None, insights=found)
+        is_running = place.holder() is not None
+        return morning.html(ledger, name=place.name, is_running=is_running, insights=found, swarm=swarm)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "report.html"
         _elsewhere(place, "report", "-o", str(file))
         return file.read_text(encoding="utf-8")
+
+
+def _mark(told: Mapping[str, Any] | None) -> str:
+    """What changes when a swarm's board does."""
+    return "" if told is None else str(told.get("digest") or told.get("error"))
 
 
 def _insights(place: Place, ledger: Ledger, query: str) -> str:

@@ -105,9 +105,11 @@ Rows are keyed by their experiment: one that comes again takes the place of the 
     if (!here || !there || here.outerHTML === there.outerHTML) return;
     if ([...here.querySelectorAll("textarea, input[type=search]")].some((one) => one.value !== one.defaultValue)) return;
     const open = [...here.querySelectorAll("details")].map((one) => one.open);
+    const across = [...here.querySelectorAll("[data-scrolls]")].map((one) => one.scrollLeft);
     const [name, href] = focusIn(here);
     here.replaceWith(there);
     there.querySelectorAll("details").forEach((one, n) => { one.open = one.open || open[n]; });
+    there.querySelectorAll("[data-scrolls]").forEach((one, n) => { one.scrollLeft = across[n] || 0; });
     refocus(there, name, href);
   }
 
