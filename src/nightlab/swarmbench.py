@@ -448,7 +448,8 @@ class Colony:
         self.adopted: list[tuple[float, float, str]] = []
         """True gain, z of one's own race, and whose win it was."""
         self.strikes: dict[str, int] = {}
-        """By liar, how many reports had been found false when its reputation came to nothing."""
+        """By liar, one more than the reports that were found false before its reputation came to nothing."""
+        self.known: set[str] = set()
 
     def play(self, rounds: int) -> None:
         """Propose, tell, run again, look, adopt."""
@@ -513,10 +514,13 @@ class Colony:
 
     def _count(self) -> None:
         for who, lab in self.labs.items():
-            if lab.kind == "liar" and who not in self.strikes and self.board.reputation(who) == 0.0:
+            if lab.kind == "liar" and who not in self.known:
                 mine = [(name, win) for name, win in self.board.said.items() if win.record.author == who]
                 found = [win.discrepancy(self.board.drawn(name)) for name, win in mine]
-                self.strikes[who] = sum(off is not None and off > CALIBRATED for off in found)
+                if self.board.reputation(who) == 0.0:
+                    self.known.add(who)
+                else:
+                    self.strikes[who] = 1 + sum(off is not None and off > CALIBRATED for off in found)
 
     def _adopt(self, lab: Researcher) -> None:
         """Race a few of what others won here, and take over what wins beyond the noise."""
@@ -558,7 +562,7 @@ def adoptions(size: int = 100, *, rounds: int = 12, seed: int = 0) -> dict[str, 
         "adoptions": len(beyond),
         "false": _false([effect for effect, *_ in beyond]),
         "of_liars": sum(kind == "liar" for *_, kind in beyond) / len(beyond) if beyond else None,
-        "liars_known": len(colony.strikes) / len(liars) if liars else None,
+        "liars_known": len(colony.known) / len(liars) if liars else None,
         "strikes": max(colony.strikes.values(), default=None),
         "lowest_honest": min((one for one in honest if one is not None), default=None),
     }
