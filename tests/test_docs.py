@@ -83,7 +83,7 @@ def test_every_key_and_every_level_of_the_task_file_is_on_its_page() -> None:
     sections = dict(re.findall(r"^## \[([\w.]+)\]\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
     models = {"task": What, "metric": Metric, "budget": Budget, "judge": Judge, "limits": Caps, "scale.NAME": Rung}
 
-    assert sections.keys() == models.keys()
+    assert sections.keys() == {*models, "milestones"}
     for name, model in models.items():
         assert re.findall(r"^\| `(\w+)` \| .+ \| .+ \| .+\. \|$", sections[name], re.MULTILINE) == list(
             model.model_fields
@@ -97,7 +97,7 @@ def test_every_command_says_what_it_does_and_takes_json() -> None:
     for name, one in command.commands.items():  # type: ignore[attr-defined]
         assert one.help, name
         options = {option for parameter in one.params for option in parameter.opts}
-        assert name == "bench" or "--json" in options, name
+        assert hasattr(one, "commands") or "--json" in options, name
 
 
 def test_links_between_documents_lead_somewhere() -> None:

@@ -32,6 +32,11 @@ Label = Annotated[str | None, typer.Option(help="How others shall call you; user
 """How a lab is called; peers see it."""
 
 
+Hosts = Annotated[
+    list[str] | None, typer.Option("--host", help="A name or address of that machine, where it is to run a router.")
+]
+
+
 def home() -> Path:
     """Where this user's key and swarms are. Raises BadPlugin where what the swarm needs is not installed."""
     from importlib.util import find_spec
@@ -82,13 +87,16 @@ def create(
         Literal["machine", "team", "open"], typer.Option(help="One machine; a team with certificates; strangers.")
     ] = "team",
     router: Annotated[list[str] | None, typer.Option(help="HOST:PORT where labs meet; several are better.")] = None,
+    host: Hosts = None,
     label: Label = None,
     as_json: Json = False,
 ) -> None:
     """Make a swarm, and be its first member."""
     from nightlab.swarm import membership
 
-    joined = membership.create(home(), name, label=_label(label), routers=router or [], setting=setting)
+    joined = membership.create(
+        home(), name, label=_label(label), routers=router or [], setting=setting, hosts=host or []
+    )
     _tell(joined, as_json)
     if not as_json and setting != "machine":
         if joined.routers:
@@ -101,13 +109,26 @@ def invite(
     name: Name,
     label: Annotated[str, typer.Argument(help="How the one who is asked in shall be called.")],
     days: Annotated[int, typer.Option(min=1, help="How long the certificate in it is good for.")] = 30,
+    host: Hosts = None,
     as_json: Json = False,
 ) -> None:
     """Print a link by which one other machine joins. Whoever reads it can join: send it as you would a password."""
     from nightlab.swarm import membership
 
-    link = membership.invite(home(), name, label=label, days=days)
+    link = membership.invite(home(), name, label=label, days=days, hosts=host or [])
     print_json({"link": link}) if as_json else print(link)
+
+
+@swarm_app.command()
+def bar(
+    name: Name,
+    certificate: Annotated[str, typer.Argument(help="The common name of a certificate that was given to somebody.")],
+) -> None:
+    """Let nobody in with this certificate any more, at the routers that this machine runs."""
+    from nightlab.swarm import membership
+
+    membership.bar(home(), name, certificate)
+    print(f"{harmless(certificate)} is let in no more at the routers of this machine; they notice in a moment")
 
 
 @swarm_app.command()

@@ -9,7 +9,7 @@ nothing else compares. No clock decides anything; where one is shown, it is the 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from math import sqrt
@@ -133,6 +133,8 @@ class Board:
         self.said: dict[str, Standing] = {}
         """All that was ever told as a win, also what was taken back or had been told by another: what others found of
         it counts for its author's name all the same."""
+        self._labels: dict[str, str] = {}
+        self._hardware: dict[str, str] = {}
         self._draws: dict[str, list[str]] = {}
         self._liars: frozenset[str] = frozenset()
         self._told_by = defaultdict[str, list[str]](list)
@@ -141,9 +143,12 @@ class Board:
         latest: dict[str, float] = {}
         for record in log:
             latest[record.author] = self._since[record.id] = max(latest.get(record.author, 0.0), record.body.at)
+            if record.body.task != task:
+                continue
+            self._labels[record.author] = one_line(record.body.label, 60)
+            if isinstance(record.body, Result | Verification):
+                self._hardware[record.author] = one_line(record.body.hardware, 60)
             match record.body:
-                case body if body.task != task:
-                    continue
                 case Result() as body:
                     self.results.append((record, body))
                 case Claim() as body:
@@ -222,9 +227,8 @@ class Board:
 
     # As people and programs read it
 
-    def told(self, name: str, labels: Mapping[str, str] | None = None) -> dict[str, Any]:
+    def told(self, name: str) -> dict[str, Any]:
         """All of it; the keys are stable."""
-        self._labels = dict(labels or {}) or self._own_labels()
         return {
             "swarm": name,
             "task": self.task,
@@ -241,11 +245,6 @@ class Board:
             "totals": self._totals(),
         }
 
-    def _own_labels(self) -> dict[str, str]:
-        said = {record.author: body.label for record, body in self.claims}
-        said |= {record.author: body.label for record, body in self.results}
-        return {author: one_line(label, 60) for author, label in said.items()}
-
     def _label(self, author: str) -> str:
         return self._labels.get(author) or author[:8]
 
@@ -259,7 +258,7 @@ class Board:
         return {
             "author": author,
             "label": self._label(author),
-            "hardware": one_line(latest.hardware, 60) if latest else "",
+            "hardware": self._hardware.get(author, ""),
             "results": len(mine),
             "kept": sum(body.status is Status.KEPT for body in mine),
             "replicated": sum(bool(win.runs) for win in wins),
