@@ -296,6 +296,7 @@ def test_who_honestly_tells_what_only_looked_good_keeps_its_name() -> None:
 NUMBERS = st.sampled_from([None, 0.0, 5e-324, 1e-300, -1e-9, 1.0, -1e99, 1e99])
 
 
+@settings(deadline=None)
 @given(NUMBERS, NUMBERS, st.lists(NUMBERS.filter(lambda one: one is not None), max_size=3), NUMBERS, NUMBERS)
 def test_no_number_stops_the_board(
     gain: float | None, doubt: float | None, against: list[float], seen: float | None, sure: float | None
@@ -358,7 +359,7 @@ def test_words_from_peers_cannot_drive_a_terminal() -> None:
     assert all(letter.isprintable() for letter in json.loads(json.dumps(str(told))))
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.permutations(range(12)))
 def test_the_same_records_make_the_same_board_in_any_order(order: list[int]) -> None:
     ada, others = crew(4)
