@@ -44,6 +44,7 @@ ROOF = [
     "cheatbench",
     "pagebench",
     "swarmnight",
+    "swarmbench",
     "replay",
     "finish",
     "cli",

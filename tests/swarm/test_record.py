@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import rfc8785
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sets import SWARM, TASK, Author, claim, key, named, result
 
@@ -181,11 +181,13 @@ def test_more_than_two_kilobytes_is_no_record() -> None:
         write(insight, key("ada"), swarm=SWARM, seq=0, prev="")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_random_bytes_are_refused(data: bytes) -> None:
     assert refused(data)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["author", "body", "prev", "seq", "sig", "swarm", "type", "v"]), JSON)
 def test_any_json_in_any_field_is_refused_or_the_same(name: str, value: Any) -> None:
     said = json.loads(SAID.data)

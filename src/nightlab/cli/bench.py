@@ -143,6 +143,39 @@ def cheats_(
         raise typer.Exit(1)
 
 
+@bench_app.command("swarm")
+def swarm_(
+    nodes: Annotated[int, typer.Option(min=10, help="Labs in the largest network.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Where all chance comes from.")] = 0,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the time to 99 % against the labs.")] = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of docs/swarm.md.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The swarm's own records, gossip and board over a simulated network: loss, a partition, floods, liars."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from nightlab.swarmbench import bench, limit, markdown, notes, value
+    from nightlab.swarmbench import plot as draw
+
+    with Console(stderr=True).status("a simulated network") as status:
+        found = bench(nodes, seed=seed, say=status.update)
+    if plot is not None:
+        draw(found, plot)
+    if as_json:
+        print_json(found)
+    elif as_markdown:
+        print(markdown(found))
+    else:
+        table = Table("", "measure", "bar", "measured")
+        for one in found["bars"]:
+            table.add_row("holds" if one["holds"] else "FAILS", one["what"], limit(one), value(one))
+        Console().print(table)
+        print("\n".join(notes(found)))
+    if not all(one["holds"] for one in found["bars"]):
+        raise typer.Exit(1)
+
+
 @bench_app.command("page")
 def page_(
     experiments: Annotated[int, typer.Option(min=100, help="How many in the night that is shown.")] = 10_000,

@@ -136,6 +136,8 @@ class Board:
         self._labels: dict[str, str] = {}
         self._hardware: dict[str, str] = {}
         self._draws: dict[str, list[str]] = {}
+        self._liars: frozenset[str] = frozenset()
+        self._told_by = defaultdict[str, list[str]](list)
         self._since: dict[str, float] = {}
         retracted, runs = set[tuple[str, str]](), list[tuple[Record, Verification]]()
         latest: dict[str, float] = {}
@@ -164,9 +166,12 @@ class Board:
         for record, body in self.results:
             if body.status is Status.KEPT and body.change and share(body) is not None:
                 self.said[record.id] = Standing(record, body)
+                self._told_by[record.author].append(record.id)
         for record, run in runs:
             if run.of in self.said and record.author != self.said[run.of].record.author:
                 self.said[run.of].add(record.author, run)
+        liars = frozenset(author for author in self._told_by if self.reputation(author) == 0.0)
+        self._liars, self._draws = liars, {}  # judged by all who were drawn; from here on they judge nobody
         self.results = [(one, body) for one, body in self.results if (one.author, one.id) not in retracted]
         told: set[tuple[str, str]] = set()
         for name in sorted(self.said.keys() & {one.id for one, _ in self.results}, key=self._priority):
@@ -190,10 +195,19 @@ class Board:
         return max(found, default=0.0)
 
     def drawn(self, win: str) -> list[str]:
-        """The labs that are to run this win again."""
+        """The labs that are to run this win again, and whose runs decide; those whose name is worth nothing only until
+        the others among them have."""
         if win not in self._draws:
-            self._draws[win] = drawn(win, self.authors, self.said[win].record.author)
+            self._draws[win] = self._draw(self.said[win])
         return self._draws[win]
+
+    def _draw(self, win: Standing) -> list[str]:
+        name, author = win.record.id, win.record.author
+        all_of_them = drawn(name, self.authors, author)
+        others = [one for one in all_of_them if one not in self._liars]
+        if not others:
+            return drawn(name, (one for one in self.authors if one not in self._liars), author)
+        return all_of_them if win.discrepancy(others) is None else others
 
     def reputation(self, author: str, *, mine: str | None = None) -> float | None:
         """How well an author's reports hold when others run them, from 0 to 1; None where nobody has.
@@ -202,10 +216,10 @@ class Board:
         drawn count, and those of `mine`: one's own eyes.
         """
         seen: list[float] = []
-        for win_id, win in self.said.items():
-            if win.record.author == author:
-                off = win.discrepancy([mine] if mine in win.runs else self.drawn(win_id))
-                seen += [] if off is None else [off]
+        for name in self._told_by.get(author, ()):
+            win = self.said[name]
+            off = win.discrepancy([mine] if mine in win.runs else self.drawn(name))
+            seen += [] if off is None else [off]
         if not seen:
             return None
         bad = sum(off > CALIBRATED for off in seen)

@@ -1,9 +1,8 @@
 """Gossip: what labs say to each other, without a network in sight.
 
     push           what is new goes to all at once (or, without routers, to a few, who pass it on)
-    anti-entropy   every few seconds one asks another: the digest first, then digests by bucket, then how far each
-                   author is known there, then what is lacking, both ways. A push alone loses what a partition
-                   swallowed.
+    anti-entropy   every few seconds one asks another: the digest first, then digests by bucket, then what is
+                   lacking by how far each author is known, both ways. A push alone loses what a partition swallowed.
 
 A message is JSON. Whatever is wrong with one is counted and dropped: a peer can waste its own breath, nothing else.
 """
@@ -16,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
-from nightlab.swarm.log import Log, Vector
+from nightlab.swarm.log import MUTED, Log, Vector
 from nightlab.swarm.record import LARGEST, BadRecord, Record, read
 from nightlab.words import one_line
 
@@ -25,6 +24,8 @@ _MOST_RECORDS = 400
 _MOST_ROUNDS = 1000
 _BURST, _PER_SECOND = 200, 5.0
 _MOST_REASONS = 100
+_AT_ONCE = 2000
+"""Authors in one vector: of ten thousand it would be too large for a message."""
 _BUCKET_NAME, _HASH = re.compile("[0-9a-f]{2}"), re.compile("[0-9a-f]{64}")
 
 Found = TypeVar("Found")
@@ -131,26 +132,44 @@ class Gossip:
         """The same as a conversation, for who has to wait for the answers otherwise than by standing still."""
         said = yield from self._asked({"digest": self.store.log.digest()})
         theirs = said.get("buckets") if said else None
-        if not isinstance(theirs, dict):
+        if not said or not isinstance(theirs, dict):
             return []
-        mine = self.store.log.buckets()
+        mine, most = self.store.log.buckets(), said.get("authors")
         differing = sorted(name for name in {*mine, *theirs} if mine.get(name) != theirs.get(name))
         names = [name for name in differing if _BUCKET_NAME.fullmatch(name)]  # 256 at most, whatever a peer says
+        step = max(1, 256 * _AT_ONCE // max(most if type(most) is int else 0, len(self.store.log.authors()), _AT_ONCE))
         new: list[Record] = []
-        for start in range(0, len(names), 16):  # a vector of ten thousand authors at once would be too large
-            new += yield from self._compare_buckets(names[start : start + 16])
+        for start in range(0, len(names), step):
+            new += yield from self._compare_buckets(names[start : start + step])
         return new
 
     def _compare_buckets(self, names: list[str]) -> Talk[list[Record]]:
-        said = yield from self._asked({"vector_of": names})
-        theirs = _vector(said.get("vector")) if said else None
+        new, theirs = yield from self._fetch(names)
         if theirs is None:
-            return []
+            return new
         yield from self._give(theirs, names)
-        return (yield from self._fetch(names)) if self._is_behind(theirs) else []
+        if self.store.log.contradicts(theirs):  # it has the proof only now
+            new += (yield from self._fetch(names))[0]
+        return new
+
+    def _fetch(self, names: list[str]) -> Talk[tuple[list[Record], Vector | None]]:
+        """What we lack, and how far each author is known there; None where no answer came."""
+        new, theirs = list[Record](), None
+        for _ in range(_MOST_ROUNDS):
+            said = yield from self._asked({"lacking": self.store.log.vector(names), "among": names})
+            theirs = _vector(said.get("vector")) if said else None
+            lines = said.get("records") if said else None
+            found = self._take(lines) if isinstance(lines, list) and theirs is not None else []
+            new += found
+            if not found or not self._is_behind(theirs or {}):  # nothing to be had, or nothing that can be taken
+                break
+        return new, theirs
 
     def _is_behind(self, theirs: Vector) -> bool:
-        return any(self.store.log.known(author) != there for author, there in theirs.items())
+        mine = {author: self.store.log.known(author) for author in theirs}
+        return any(
+            mine[author] != MUTED and (there == MUTED or there[0] > mine[author][0]) for author, there in theirs.items()
+        )
 
     def _give(self, theirs: Vector, names: list[str]) -> Talk[None]:
         mine = [author for author in self.store.log.authors() if author[:2] in names]
@@ -158,19 +177,6 @@ class Gossip:
         while lines := _batch(lacking):
             if (yield from self._asked({"records": lines})) is None:
                 return
-
-    def _fetch(self, names: list[str]) -> Talk[list[Record]]:
-        new: list[Record] = []
-        for _ in range(_MOST_ROUNDS):
-            said = yield from self._asked({"lacking": self.store.log.vector(names), "among": names})
-            lines = said.get("records") if said else None
-            if not isinstance(lines, list) or not lines:
-                break
-            found = self._take(lines)
-            new += found
-            if not found:  # it goes on sending what cannot be taken
-                break
-        return new
 
     def fetch_blob(self, ask: Ask, name: str) -> str | None:
         """A patch from one peer, kept if it is the one asked for."""
@@ -183,12 +189,13 @@ class Gossip:
         match self._understood(message):
             case {"digest": digest}:
                 log = self.store.log
-                return _message({} if digest == log.digest() else {"buckets": log.buckets()})
-            case {"vector_of": [*names]}:
-                return _message({"vector": self.store.log.vector(str(name) for name in names[:16])})
+                if digest == log.digest():
+                    return _message({})
+                return _message({"buckets": log.buckets(), "authors": len(log.authors())})
             case {"lacking": theirs, "among": [*names]} if (known := _vector(theirs)) is not None:
-                among = [author for author in self.store.log.authors() if author[:2] in names]
-                return _message({"records": _batch(self.store.log.lacking(known, among))})
+                vector = self.store.log.vector(name for name in names if isinstance(name, str))
+                lacking = self.store.log.lacking(known, vector)
+                return _message({"vector": vector, "records": _batch(lacking, len(_message(vector)))})
             case {"records": [*lines]}:
                 return _message({"taken": len(self._take(lines))})
             case {"blob": str(name)} if _HASH.fullmatch(name):
@@ -228,9 +235,9 @@ def _message(said: Mapping[str, Any]) -> bytes:
     return json.dumps(said, separators=(",", ":")).encode()
 
 
-def _batch(records: Iterator[Record]) -> list[str]:
-    """As many records as one message holds, however many of their letters JSON has to escape."""
-    lines, size = list[str](), 0
+def _batch(records: Iterator[Record], size: int = 0) -> list[str]:
+    """As many records as fit into one message with `size` bytes already, however many letters JSON has to escape."""
+    lines = list[str]()
     for record in records:
         lines.append(record.data.decode())
         size += len(json.dumps(lines[-1])) + 1

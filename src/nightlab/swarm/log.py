@@ -131,12 +131,23 @@ class Log:
     def lacking(self, theirs: Mapping[str, tuple[int, str]], among: Iterable[str] | None = None) -> Iterator[Record]:
         """What somebody who knows so much does not know yet: a few of each author in turn, so that nobody who says
         much keeps others from being heard. Where our last common number is told apart, that record comes as well."""
-        left = [self._behind(author, theirs.get(author, (0, ""))) for author in sorted(among or self.authors())]
+        left = [
+            self._behind(author, theirs.get(author, (0, "")))
+            for author in sorted(self.authors() if among is None else among)
+        ]
         while left:
             turns = [(one, list(islice(one, _IN_TURN))) for one in left]
             for _, some in turns:
                 yield from some
             left = [one for one, some in turns if some]
+
+    def contradicts(self, theirs: Mapping[str, tuple[int, str]]) -> bool:
+        """Whether somebody knows another record than we do under one number."""
+        for author, (count, head) in theirs.items():
+            chain = self.chains.get(author, ())
+            if 0 < count <= len(chain) and chain[count - 1].id != head:
+                return True
+        return False
 
     def _behind(self, author: str, theirs: tuple[int, str]) -> Iterator[Record]:
         count, head = theirs
