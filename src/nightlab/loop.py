@@ -268,10 +268,9 @@ class Loop:
         tried = self.ledger.was_tried(parent.tree.changed(proposal.files).id) if proposal.files else None
         if tried is not None and "retries" not in proposal.facts:
             return "duplicate", f"the same tree was tried as experiment {tried}"
-        if proposal.files and not _ASKED_FOR & proposal.facts.keys():
-            taken = self.around.peers.claim(self._next, difference(parent.texts, proposal.files))
-            return ("claimed", taken) if taken else None
-        return None
+        is_ours = proposal.files and not _ASKED_FOR & proposal.facts.keys()
+        taken = self.around.peers.claim(self._next, difference(parent.texts, proposal.files)) if is_ours else None
+        return ("claimed", taken) if taken else None
 
     def _open(self, idea: Idea) -> bool:
         """Number and record a proposal, and begin its race; False when it may not run."""
@@ -482,19 +481,20 @@ class Loop:
         if not race.parent.pool:  # nothing has been run on it yet, since something was taken out
             self._want("incumbent", race)
             return
-        decision = self.policy.decide(
-            self.noise.evidence(
-                race.samples,
-                race.parent.pool,
-                race.pairs(),
-                recent_gains=tuple(self._gains),
-                proposals=race.number - 1,
-                refreshed=race.is_refreshed,
-                prune_follows=self.prune_follows,
-                complexity=race.complexity - race.parent.complexity,
-                loss_left=(self.sigma or 0.0) - self._lost_to_simplicity,
-            )
+        evidence = self.noise.evidence(
+            race.samples,
+            race.parent.pool,
+            race.pairs(),
+            recent_gains=tuple(self._gains),
+            proposals=race.number - 1,
+            refreshed=race.is_refreshed,
+            prune_follows=self.prune_follows,
+            complexity=race.complexity - race.parent.complexity,
+            loss_left=(self.sigma or 0.0) - self._lost_to_simplicity,
         )
+        decision = self.policy.decide(evidence)
+        if "peer" in race.proposal.facts:
+            decision = self.around.peers.doubt(decision, evidence)
         if decision.verdict == "more":
             assert decision.side is not None
             if race.values:

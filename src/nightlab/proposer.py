@@ -7,13 +7,10 @@ from dataclasses import dataclass, field
 from traceback import extract_tb
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from nightlab.values import Direction, Experiment, Files, Proposal
+from nightlab.decide import Evidence
+from nightlab.values import Decision, Direction, Experiment, Files, Proposal
 
 T = TypeVar("T")
-
-
-def _never(_: Files) -> bool:
-    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +49,7 @@ class Context:
     """The task's own catalogue: name -> unified diff."""
     instructions: str = ""
     """program.md, the human's own words."""
-    was_tried: Callable[[Files], bool] = _never
+    was_tried: Callable[[Files], bool] = lambda _: False
     draft: int = 0
     """Which call this is of those that think beside the loop; the same after a resume, with the same context."""
     kept: Sequence[Experiment] = ()
@@ -123,6 +120,10 @@ class Peers(Protocol):
     def news(self) -> Sequence[str]:
         """What won elsewhere, in words."""
         return ()
+
+    def doubt(self, decision: Decision, evidence: Evidence) -> Decision:
+        """What to make of a decision of the policy's on a win from elsewhere."""
+        return decision
 
     def lean(self, proposer: str) -> float:
         """How much more than by its own merits a proposer is to be asked here; 1 for no more and no less."""

@@ -7,19 +7,22 @@ claim gains that are none, some sign what others found as their own.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
+from random import Random
+from statistics import fmean, median
 from typing import Any
 
 from nightlab import tasks
@@ -32,9 +35,10 @@ from nightlab.swarm.board import tasks as tasks_of
 from nightlab.swarm.identity import Identity
 from nightlab.swarm.line import Line
 from nightlab.swarm.membership import Membership
-from nightlab.swarm.record import Record, Result, Verification
+from nightlab.swarm.record import Insight, Record, Result, Verification
 from nightlab.swarm.store import Store
 from nightlab.swarm.telling import is_told
+from nightlab.words import harmless
 from nightlab.workspace import difference
 
 NAME = "bench"
@@ -59,6 +63,8 @@ class Cable:
                     continue
                 far = socket.create_connection(("127.0.0.1", self._to))
                 self._open |= {near, far}
+                for end in (near, far):
+                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 for one, other in ((near, far), (far, near)):
                     threading.Thread(target=self._pass, args=(one, other), daemon=True).start()
 
@@ -271,7 +277,7 @@ class Night:
         mine = {Identity.load(lab.home).author for lab in honest}
         told_of = [record for record in said if isinstance(record.body, Result | Verification)]
         liars = self._who_lies(labs)
-        bests = {lab.label: _best(lab) for lab in honest}
+        bests = [one for lab in honest if (one := _best(lab)) is not None]
         adopted = [win for win in told["wins"] for _ in win["adopted_by"]]
         return {
             "experiments": told["totals"]["experiments"],
@@ -279,7 +285,10 @@ class Night:
             "records": len(said),
             "duplicates": told["totals"]["duplicates"],
             "top": told["wins"][0] if told["wins"] else None,
-            "best": max((one for one in bests.values() if one is not None), default=None),
+            "labs": len(honest),
+            "made": sum(_made(lab) for lab in honest),
+            "best": max(bests, default=None),
+            "middle": median(bests) if bests else None,
             "adoptions": len(adopted),
             "false_adoptions": sum(win["author"] in liars for win in adopted),
             "liars": {one["label"]: one["reputation"] for one in told["authors"] if one["author"] in liars},
@@ -346,6 +355,122 @@ def _digest(lab: Lab) -> str:
         return store.log.digest()
 
 
+# Talk alone: no study, only records
+
+
+def traffic(
+    folder: Path, nodes: int = 10, *, rate: float = 5.0, calm: float = 15.0, cut: float = 25.0
+) -> dict[str, Any]:
+    """Labs that only talk, `rate` records a second each: how long a record takes to all, signature check and store
+    included; and how long after a cut of the network all is everywhere."""
+    with meeting(folder, nodes) as (labs, cable):
+        begin = time.time() + 5.0 + 0.3 * nodes
+        heal = begin + calm + cut
+        for lab in labs:
+            lab.begin("nightlab.swarmnight", "talk", str(lab.home), str(begin), str(rate), str(heal), str(heal + 40.0))
+        time.sleep(max(0.0, begin + calm - time.time()))
+        cable.cut()
+        time.sleep(max(0.0, heal - time.time()))
+        cable.mend()
+        for lab in labs:
+            assert lab.process is not None
+            lab.process.wait(timeout=_PATIENCE)
+        heard = [json.loads(line) for lab in labs for line in (lab.home / "heard.jsonl").read_text().splitlines()]
+        digests = {_digest(lab) for lab in labs}
+        said = {one["id"] for one in heard}
+    calm_ones = sorted(one["heard"] - one["said"] for one in heard if one["said"] < begin + calm - 3)
+    after = [one["heard"] - heal for one in heard if begin + calm < one["said"] < heal and one["heard"] > heal]
+    return {
+        "nodes": nodes,
+        "records": len(said),
+        "lost": nodes * len(said) - len(heard) - len(said),
+        "p50_ms": 1000 * calm_ones[len(calm_ones) // 2],
+        "p99_ms": 1000 * calm_ones[len(calm_ones) * 99 // 100],
+        "cut_s": cut,
+        "healed_in_s": max(after, default=None),
+        "digests": len(digests),
+    }
+
+
+def talk(home: Path, begin: float, rate: float, until: float, end: float) -> None:
+    """Say something again and again, and write down what was heard when."""
+    joined, identity = membership.open(home, NAME), Identity.load(home)
+    store, heard = Store(joined.records, joined.id), list[tuple[float, Record]]()
+    store.listen = lambda records: heard.extend((time.time(), one) for one in records)
+    dice = Random(identity.author)
+    with Line(joined, identity, store, lot="talk") as line:
+        line.meet()
+        time.sleep(max(0.0, begin - time.time()))
+        while (now := time.time()) < end:
+            line.compare()
+            if now < until:
+                said = Insight(task="0" * 64, label=joined.label, text="x" * 300, evidence=[], at=time.time())
+                record = store.write(said, identity)
+                line.push([record] if isinstance(record, Record) else [])
+            time.sleep(dice.expovariate(rate))
+    store.close()
+    others = [(at, one) for at, one in heard if one.author != identity.author]
+    lines = [json.dumps({"id": one.id, "said": one.body.at, "heard": at}) for at, one in others]
+    (home / "heard.jsonl").write_text("".join(f"{one}\n" for one in lines))
+
+
+# What `nightlab bench swarm --real` tells
+
+_AMOUNTS = {"tinylm": 20_000.0}
+"""What a run is given where the template's own amount would keep so many labs busy for hours."""
+_EACH = 14
+
+
+def measured(nodes: int, *, template: str, liars: int, has_trouble: bool) -> dict[str, Any]:
+    """Talk between ten labs, one night of so many, and one lab alone with as many experiments as all of them made."""
+    with tempfile.TemporaryDirectory(prefix="nightlab-swarm-") as name:
+        top = Path(name)
+        talked = traffic(_made_folder(top / "talk"), min(nodes, 10))
+        night = Night(
+            _made_folder(top / "night"),
+            nodes=nodes,
+            experiments=_EACH,
+            template=template,
+            amount=_AMOUNTS.get(template),
+            liars=liars,
+            has_trouble=has_trouble,
+        )
+        found = night.run()
+        by_itself = alone(_made_folder(top / "alone") / "lab", night, found["made"])
+    return {"traffic": talked, "night": found, "alone": by_itself}
+
+
+def _made_folder(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def lines(told: dict[str, Any]) -> list[str]:
+    """The same in words."""
+    talked, night, by_itself = told["traffic"], told["night"], told["alone"]
+    top, totals = night["top"], night["board"]["totals"]
+    said = [
+        f"{talked['nodes']} labs that talk: a record is with another in {talked['p50_ms']:.1f} ms (median), "
+        f"{talked['p99_ms']:.1f} ms (99 %); cut for {talked['cut_s']:g} s, all is everywhere "
+        f"{talked['healed_in_s']:.1f} s after, {talked['lost']} lost",
+        f"{night['labs']} labs: {night['made']} experiments in {night['seconds']:.0f} s, {night['duplicates']} tried "
+        f"twice, {night['lost']} lost, {len(night['stopped'])} studies stopped; {night['digests']} digest at the end",
+        f"{totals['verifications']} runs of others' wins, {night['adoptions']} taken over, {night['false_adoptions']} of "
+        f"them a liar's; liars' reputation {night['liars']}",
+        f"the best lab gained {_percent(night['best'])}, the middle one {_percent(night['middle'])}; one lab alone with "
+        f"as many experiments {_percent(by_itself)}",
+    ]
+    if top is not None:
+        said.append(f"on top: {top['hypothesis']} by {top['label']}, {top['state']}, run again by {top['replicated']}")
+    for one in night["milestones"]:
+        said.append(f"milestone {one['name']}: {one['label']} first, then {len(one['spread'])} others")
+    return [harmless(line) for line in said]
+
+
+def _percent(share: float | None) -> str:
+    return "nothing" if share is None else f"{share:.1%}"
+
+
 # Liars: each is one process
 
 
@@ -386,4 +511,7 @@ def _made_up(body: Result, joined: Membership, store: Store, start: dict[str, st
 
 
 if __name__ == "__main__":
-    lie(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    if sys.argv[1] == "talk":
+        talk(Path(sys.argv[2]), *map(float, sys.argv[3:]))
+    else:
+        lie(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

@@ -88,6 +88,19 @@ def tied() -> tuple[tuple[Author, Record], tuple[Author, Record]]:
     return second, first
 
 
+def test_a_claim_that_comes_later_ends_nobodys_run() -> None:
+    mine, theirs = tied()
+    clock = Clock()
+    claims = claims_of(mine[0], clock)
+    claims.see([mine[1]])
+    claims.take(named("idea"), 3)
+
+    clock.now = 11.0
+    claims.see([theirs[1]])
+
+    assert claims.lost() == []
+
+
 def test_another_lab_of_ones_own_is_another_lab() -> None:
     mine, clock = Author("me"), Clock()
     claims = Claims((mine.id, "this lab"), clock=clock, present=lambda: set())

@@ -19,7 +19,7 @@ from nightlab.swarm import membership
 from nightlab.swarm.board import Board
 from nightlab.swarm.membership import Membership
 from nightlab.swarm.node import Node, Seat
-from nightlab.swarm.record import Claim, Result, Retraction, Verification
+from nightlab.swarm.record import Claim, Result, Retraction, Verification, patch_key
 from nightlab.values import Experiment, Files, Proposal, Status
 from nightlab.workspace import difference
 
@@ -180,11 +180,15 @@ def test_a_false_win_is_disputed_and_three_of_them_cost_all_trust(tmp_path: Path
 
 def false_win(node: Node, number: int) -> Result:
     """A comment, sold as a gain of a half."""
-    change = node.store.keep(difference({"train.py": START}, {"train.py": f"{START}# {number}\n"}))
+    return win_by(node, difference({"train.py": START}, {"train.py": f"{START}# {number}\n"}), number)
+
+
+def win_by(node: Node, diff: str, number: int = 0) -> Result:
+    change = node.store.keep(diff)
     return Result(
         task=node.teller.name,
         evaluator=node.teller.evaluator,
-        patch=change,
+        patch=patch_key(node.teller.name, diff),
         change=change,
         parent="",
         label="liar",
@@ -209,8 +213,7 @@ def test_a_patch_that_goes_further_than_the_task_is_not_even_raced(
 ) -> None:
     with lab(tmp_path, joined, "two") as two:
         two.tries(proposal("up", KNOB=9.0))
-        evil = two.node.store.keep(difference({path: FROZEN}, {path: "import os\n"}))
-        win = replace(false_win(two.node, 0), change=evil, patch=evil)
+        win = win_by(two.node, difference({path: FROZEN}, {path: "import os\n"}))
         two.node.store.add([Author("evil").say(win, swarm=two.node.store.swarm)])
 
         two.node.look()

@@ -148,10 +148,22 @@ def swarm_(
     nodes: Annotated[int, typer.Option(min=10, help="Labs in the largest network.")] = 1000,
     seed: Annotated[int, typer.Option(help="Where all chance comes from.")] = 0,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the time to 99 % against the labs.")] = None,
+    real: Annotated[
+        int | None, typer.Option(min=2, metavar="N", help="Hold a real swarm of so many processes instead: minutes.")
+    ] = None,
+    template: Annotated[str, typer.Option(help="What the real swarm works on: compress, tinylm.")] = "compress",
+    liars: Annotated[int, typer.Option(min=0, help="How many of the real labs lie.")] = 0,
+    trouble: Annotated[bool, typer.Option(help="Kill a third of the real labs, and cut the network for 25 s.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of docs/swarm.md.")] = False,
     as_json: Json = False,
 ) -> None:
     """The swarm's own records, gossip and board over a simulated network: loss, a partition, floods, liars."""
+    if real is not None:
+        from nightlab.swarmnight import lines, measured
+
+        told = measured(real, template=template, liars=liars, has_trouble=trouble)
+        print_json(told) if as_json else print("\n".join(lines(told)))
+        return
     from rich.console import Console
     from rich.table import Table
 

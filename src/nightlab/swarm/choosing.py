@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
+from nightlab.decide import Evidence
 from nightlab.ledger import Ledger
 from nightlab.lineage import Lineage, changes
 from nightlab.swarm.board import Board, Standing
+from nightlab.swarm.record import patch_key
 from nightlab.task import Task
+from nightlab.values import Decision, Side
 from nightlab.words import one_line
 from nightlab.workspace import is_plain, merged, patched, touched
 
@@ -26,6 +29,8 @@ EXPLORING = 0.3
 _EPOCH = 20
 _MOST_OF_ALL = 1 / 3
 _LATEST = 12
+_LEAST = 3
+_BEYOND = 1.64
 
 Blob = Callable[[str, str], str | None]
 """A patch by its name, asked of an author where it is not here yet."""
@@ -111,7 +116,7 @@ class Chooser:
         start = self.lineage.start.texts
         ground = self._texts(win, win.result.parent, start)
         theirs = None if ground is None else self._texts(win, win.result.change, ground)
-        if ground is None or theirs is None:
+        if ground is None or theirs is None or not self._is_as_claimed(win):
             return None
         said = {
             "id": win.record.id,
@@ -128,6 +133,10 @@ class Chooser:
         files = taken_over(ground, mine, theirs, is_ahead=choice.is_ahead)
         return said | {"parent": best.id, "files": files} if files else None
 
+    def _is_as_claimed(self, win: Standing) -> bool:
+        """Whether the patch is the one that the record names: nobody sells one change as another."""
+        return patch_key(win.result.task, self._blob(win.result.change, win.record.author) or "") == win.result.patch
+
     def _texts(self, win: Standing, blob: str, before: dict[str, str]) -> dict[str, str] | None:
         """These texts as a peer's patch leaves them; None where it is not there, does not apply, or goes too far."""
         diff = self._blob(blob, win.record.author)
@@ -141,6 +150,22 @@ class Chooser:
         if after is None:
             return None
         return {path: text for path, text in {**before, **after}.items() if text is not None}
+
+
+def doubted(decision: Decision, evidence: Evidence) -> Decision:
+    """A win from elsewhere is kept only after three runs of either side, and beyond the noise: the best of many lucky
+    reports comes in by the same door. (With the policy's own rule 3 to 7 % of what is taken over is worth nothing, in
+    `nightlab bench swarm`; with this 1 %.)"""
+    if decision.verdict != "keep" or evidence.sigma == 0 or decision.gain is None:
+        return decision
+    if min(len(evidence.candidate), len(evidence.incumbent)) < _LEAST:
+        side: Side = "candidate" if len(evidence.candidate) < _LEAST else "incumbent"
+        words = f"it comes from another lab: {_LEAST} runs of either side"
+        return replace(decision, verdict="more", side=side, reason=words)
+    if decision.z is not None and decision.z > _BEYOND:
+        return decision
+    words = f"it comes from another lab, and has to be beyond the noise: {decision.reason}"
+    return replace(decision, verdict="discard", side=None, reason=words)
 
 
 def _total(win: Standing) -> float:

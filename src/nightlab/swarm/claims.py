@@ -12,6 +12,10 @@ from nightlab.words import one_line
 
 _PRESENT = 5
 """So many leases a claim holds while its author is there to be seen; one lease where it is not."""
+_LONGEST = 6 * 3600.0
+"""Seconds that a lease may last, whatever its author says."""
+_AT_ONCE = 10.0
+"""Seconds within which two claims count as made at once: a push takes milliseconds, anti-entropy a few seconds."""
 
 Lab = tuple[str, str]
 """An author and which of its labs."""
@@ -44,11 +48,13 @@ class Claims:
                         self._ours.pop(body.patch, None)
 
     def _yield(self, patch: str) -> None:
-        """Of two who claim one change the lower record has it, wherever they are looked at."""
+        """Of two who claim one change at once the lower record has it, wherever they are looked at. Who comes later
+        ends nobody's run: a record can be made lower than one that is known."""
         if patch not in self._ours or (other := self._holder(patch)) is None:
             return
-        mine = [record.id for record, body, _ in self._claims[patch] if (record.author, body.lab) == self._mine]
-        if mine and other[0].id < min(mine):
+        mine = [(one.id, at) for one, body, at in self._claims[patch] if (one.author, body.lab) == self._mine]
+        is_at_once = bool(mine) and self._clock() - mine[-1][1] <= _AT_ONCE
+        if is_at_once and other[0].id < mine[-1][0]:
             self._lost[self._ours.pop(patch)] = f"yielded: {one_line(other[1].label, 60)} claimed it as well, and first"
 
     def take(self, patch: str, number: int) -> None:
@@ -79,6 +85,6 @@ class Claims:
             (record, body)
             for record, body, since in self._claims.get(patch, ())
             if (record.author, body.lab) != self._mine
-            and now - since < body.lease * (_PRESENT if record.author in present else 1)
+            and now - since < min(body.lease, _LONGEST) * (_PRESENT if record.author in present else 1)
         ]
         return min(live, key=lambda one: one[0].id, default=None)

@@ -16,6 +16,7 @@ from nightlab.swarm.store import Store
 from nightlab.swarm.wire import Alone, Wire, wire
 
 _PATIENCE = 5.0
+_LONGEST = 30.0
 _SYNC = (2.0, 5.0)
 _TICK = 0.3
 _MEETING = 3.0
@@ -68,8 +69,8 @@ class Line:
         return self.there
 
     def asking(self, peer: str) -> partial[bytes | None]:
-        """Puts questions to one peer."""
-        return partial(_ask, self._wire, peer)
+        """Puts questions to one peer, for half a minute at most: a slow one may not hold all others up."""
+        return partial(_ask, self._wire, peer, time.monotonic() + _LONGEST)
 
     def blob(self, name: str, author: str) -> str | None:
         """A patch: from here, from whoever wrote it, or from three others who may have it."""
@@ -83,8 +84,9 @@ class Line:
         return None
 
 
-def _ask(there: Wire, peer: str, message: bytes) -> bytes | None:
-    return there.ask(peer, message, timeout=_PATIENCE)
+def _ask(there: Wire, peer: str, until: float, message: bytes) -> bytes | None:
+    left = min(_PATIENCE, until - time.monotonic())
+    return there.ask(peer, message, timeout=left) if left > 0 else None
 
 
 def keep(joined: Membership, identity: Identity, over: threading.Event) -> None:

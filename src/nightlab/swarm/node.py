@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Self
 
+from nightlab.decide import Evidence
 from nightlab.errors import BadChange, NotFound
 from nightlab.exports import write_whole
 from nightlab.place import Place
 from nightlab.proposer import Peers, walled
 from nightlab.swarm.board import Board
-from nightlab.swarm.choosing import Choice, Chooser
+from nightlab.swarm.choosing import Choice, Chooser, doubted
 from nightlab.swarm.claims import Claims
 from nightlab.swarm.identity import Identity
 from nightlab.swarm.line import Line
@@ -28,7 +29,7 @@ from nightlab.swarm.record import Claim, patch_key
 from nightlab.swarm.store import Store
 from nightlab.swarm.telling import Teller
 from nightlab.task import Task
-from nightlab.values import Clock
+from nightlab.values import Clock, Decision
 from nightlab.words import one_line
 
 SWARM_FILE = "swarm.json"
@@ -107,6 +108,10 @@ class Node(Peers):
     def news(self) -> Sequence[str]:
         """The others' best wins, and what they say that their experiments say."""
         return self._news
+
+    def doubt(self, decision: Decision, evidence: Evidence) -> Decision:
+        """What others won has to show more here than what was found here."""
+        return doubted(decision, evidence)
 
     def lean(self, proposer: str) -> float:
         """Twice the weight to constants where this lab is faster than most; to all else where it is slower."""

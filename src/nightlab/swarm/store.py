@@ -47,7 +47,7 @@ class Store:
         try:
             self._db = sqlite3.connect(path, isolation_level=None, timeout=30.0, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("PRAGMA synchronous=NORMAL")  # what peers said comes back from peers
             self._db.executescript(_SCHEMA)
             self.refresh()
         except (sqlite3.Error, BadRecord) as error:
@@ -83,7 +83,7 @@ class Store:
 
         What is said under a name (`once`) is said once, however often it is tried.
         """
-        with self._transaction():
+        with self._transaction(is_own=True):
             self.refresh()
             if words := refuse(self.log):
                 return words
@@ -105,8 +105,8 @@ class Store:
             new = [one for record in records for one in self.log.add(record)]
             self._insert(new)
             self._taken.update(one.id for one in new)
-            if new:
-                self.listen(new)
+        if new:  # it is durable
+            self.listen(new)
         return found + new
 
     def _insert(self, records: Iterable[Record]) -> None:
@@ -116,8 +116,9 @@ class Store:
         self.received.update((name, now) for name, *_ in rows)
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, *, is_own: bool = False) -> Iterator[None]:
         with self._lock:
+            self._db.execute(f"PRAGMA synchronous={'FULL' if is_own else 'NORMAL'}")
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
