@@ -447,7 +447,7 @@ def _made_folder(folder: Path) -> Path:
 
 def lines(told: dict[str, Any]) -> list[str]:
     """The same in words."""
-    talked, night, by_itself = told["traffic"], told["night"], told["alone"]
+    talked, night = told["traffic"], told["night"]
     top, totals = night["top"], night["board"]["totals"]
     said = [
         f"{talked['nodes']} labs that talk: a record is with another in {talked['p50_ms']:.1f} ms (median), "
@@ -455,10 +455,10 @@ def lines(told: dict[str, Any]) -> list[str]:
         f"{talked['healed_in_s']:.1f} s after, {talked['lost']} lost",
         f"{night['labs']} labs: {night['made']} experiments in {night['seconds']:.0f} s, {night['duplicates']} tried "
         f"twice, {night['lost']} lost, {len(night['stopped'])} studies stopped; {night['digests']} digest at the end",
-        f"{totals['verifications']} runs of others' wins, {night['adoptions']} taken over, {night['false_adoptions']} of "
-        f"them a liar's; liars' reputation {night['liars']}",
-        f"the best lab gained {_percent(night['best'])}, the middle one {_percent(night['middle'])}; one lab alone with "
-        f"as many experiments {_percent(by_itself)}",
+        f"{totals['verifications']} runs of others' wins, {night['adoptions']} taken over, {night['false_adoptions']} "
+        f"of them a liar's; liars' reputation {night['liars']}",
+        f"the best lab gained {_percent(night['best'])}, the middle one {_percent(night['middle'])}; one lab alone, "
+        f"with as many experiments, {_percent(told['alone'])}",
     ]
     if top is not None:
         said.append(f"on top: {top['hypothesis']} by {top['label']}, {top['state']}, run again by {top['replicated']}")
