@@ -129,6 +129,8 @@ def share(process: Process) -> int:
     try:
         with open(f"/proc/{process.pid}/smaps_rollup", "rb") as file:
             return next((int(line.split()[1]) * 1024 for line in file if line.startswith(b"Pss:")), process.rss)
+    except (FileNotFoundError, ProcessLookupError):  # it ended since it was looked at
+        return 0
     except OSError:
         return process.rss
 

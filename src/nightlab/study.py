@@ -329,8 +329,9 @@ def context_of(place: Place) -> tuple[Context, Task]:
         noise = Noise(ledger, found.metric.direction, lambda _: None)
         noise.learn_start(ledger)
         seen = insights.for_agents(place, ledger)
-        told = {"seed": study["seed"], "instructions": lambda: instructions(place), "insights": lambda: seen}
-        search = Search([], task=found, ledger=ledger, lineage=lineage, noise=noise, **told)
+        around = Around(instructions=lambda: instructions(place), insights=lambda: seen)
+        seed = int(study["seed"])
+        search = Search([], task=found, ledger=ledger, lineage=lineage, noise=noise, seed=seed, around=around)
         for experiment in ledger.experiments()[1:]:
             if not experiment.status.is_open:
                 search.learn(experiment)

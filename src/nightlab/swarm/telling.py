@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+import threading
 from hashlib import sha256
 from statistics import fmean, median
 from typing import Any
@@ -71,7 +72,7 @@ class Teller:
         self.lab = sha256(str(place.home).encode()).hexdigest()[:16]
         self.ledger = Ledger(place.ledger)
         self.lineage = Lineage(task=task, ledger=self.ledger, repository=place.repository, branch=place.branch)
-        self._since = 0
+        self._since, self._lock = 0, threading.Lock()
         self._hardware, self._environment = hardware(), environment()
         self._grounds: dict[int, str] = {}
 
@@ -87,9 +88,10 @@ class Teller:
     def tell(self) -> list[Record]:
         """Say what happened since the last look; the new records."""
         found: list[Record] = []
-        for event in self.ledger.read(self._since):
-            found += [one for one in self._of(event) if isinstance(one, Record)]
-            self._since = event.seq
+        with self._lock:
+            for event in self.ledger.read(self._since):
+                found += [one for one in self._of(event) if isinstance(one, Record)]
+                self._since = event.seq
         return found
 
     def _of(self, event: Event) -> list[Record | str]:
