@@ -61,7 +61,11 @@ class Cable:
                 if self._is_cut.is_set():
                     near.close()
                     continue
-                far = socket.create_connection(("127.0.0.1", self._to))
+                try:
+                    far = socket.create_connection(("127.0.0.1", self._to))
+                except OSError:  # nobody listens there yet: the caller tries again
+                    near.close()
+                    continue
                 self._open |= {near, far}
                 for end in (near, far):
                     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -152,7 +152,8 @@ def test_the_ground_of_another_lab_is_a_tree_and_no_experiment_of_ours(tmp_path:
     with lab(tmp_path, joined, "two") as two:
         two.tries(proposal("up", OTHER=9.0))
         two.node.look()
-        found = two.tries()
+        two.tries()
+        found = two.study.ledger.experiments()
         runs = told(two.node, Verification)
 
     ground = next(one for one in found if "ground" in one.facts)

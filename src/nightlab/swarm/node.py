@@ -34,7 +34,9 @@ from nightlab.words import one_line
 
 SWARM_FILE = "swarm.json"
 _TICK = 0.3
-_LOOK = 4.0
+_LOOK = 0.5
+_LOOKS_COST = 0.02
+"""The share of time that reading the board may take: of thousands of records it is read more seldom."""
 _LEASE = 3.0
 """How many budgets a claim holds."""
 _SHORTEST_LEASE = 30.0
@@ -155,10 +157,11 @@ class Node(Peers):
         self.store.refresh()
         self.line.push(self.teller.tell())
         self.line.compare()
-        now = time.monotonic()
-        if now >= self._next_look:
-            self._next_look = now + _LOOK
+        began = time.monotonic()
+        if began >= self._next_look:
             self.look()
+            now = time.monotonic()
+            self._next_look = now + max(_LOOK, (now - began) / _LOOKS_COST)
 
     # Looking at the board
 
