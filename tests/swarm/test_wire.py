@@ -244,18 +244,23 @@ def test_a_listener_that_fails_is_shown_and_listens_on(crowd: Site, monkeypatch:
         got.append(message)
         return message
 
+    def is_heard() -> bool:  # being there and being listened to come one after the other
+        a.wire.broadcast(b"good")
+        return b"good" in got
+
     with closing(Router(crowd.joined[0])):
         a = crowd.lab(0)
         d = Zenoh(crowd.joined[1], "d" * 64, heard=fussy, asked=fussy)
         with closing(d):
             until(lambda: a.wire.peers() == ["d" * 64])
             until(lambda: a.wire.ask("d" * 64, b"are you there", timeout=5.0) is not None)
-            got.clear()
+            until(is_heard)
 
             a.wire.broadcast(b"bad")
-            a.wire.broadcast(b"good")
+            until(lambda: shown == ["I cannot read this"])
+            got.clear()
 
-            until(lambda: got == [b"good"])
+            until(is_heard)
             assert a.wire.ask("d" * 64, b"bad", timeout=20.0) is None
             assert a.wire.ask("d" * 64, b"good", timeout=20.0) == b"good"
             assert shown == ["I cannot read this"] * 2
