@@ -36,7 +36,7 @@ SWARM_FILE = "swarm.json"
 _TICK = 0.3
 _LOOK = 0.5
 _LOOKS_COST = 0.02
-"""The share of time that reading the board may take: of thousands of records it is read more seldom."""
+"""The share of a core that reading the board may take: of thousands of records it is read more seldom."""
 _LEASE = 3.0
 """How many budgets a claim holds."""
 _SHORTEST_LEASE = 30.0
@@ -157,11 +157,10 @@ class Node(Peers):
         self.store.refresh()
         self.line.push(self.teller.tell())
         self.line.compare()
-        began = time.monotonic()
-        if began >= self._next_look:
+        if time.monotonic() >= self._next_look:
+            began = time.thread_time()
             self.look()
-            now = time.monotonic()
-            self._next_look = now + max(_LOOK, (now - began) / _LOOKS_COST)
+            self._next_look = time.monotonic() + max(_LOOK, (time.thread_time() - began) / _LOOKS_COST)
 
     # Looking at the board
 
