@@ -75,7 +75,7 @@ class Node(Peers):
         self._pace, self._lease = 1.0, _SHORTEST_LEASE
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._live, name="swarm", daemon=True)
-        self._next_look = 0.0
+        self._next_look, self._looking = 0.0, threading.Lock()
         self._board_of = ""
         self.say = say
         self.trouble: str | None = None
@@ -165,7 +165,11 @@ class Node(Peers):
     # Looking at the board
 
     def look(self) -> None:
-        """Read the board anew where there is something new on it: news, pace, and a win to race."""
+        """Read the board anew where there is something new on it: news, pace, and a win to race. One look at a time."""
+        with self._looking:
+            self._look()
+
+    def _look(self) -> None:
         board = Board(self.store.log, self.teller.name)
         self._read(board)
         best, measured = self.teller.ledger.incumbent(), self.teller.ledger.last("measured")
