@@ -56,6 +56,13 @@ def ours(folder: Path) -> list[psutil.Process]:
     return found
 
 
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it ended between the two questions
+        return False
+
+
 def kill_once(folder: Path, dice: random.Random, *words: str) -> float:
     """Start, kill at a random instant, and return how long anything of ours lived on."""
     quiet = subprocess.DEVNULL
@@ -66,7 +73,7 @@ def kill_once(folder: Path, dice: random.Random, *words: str) -> float:
     lab.send_signal(signal.SIGKILL)
     lab.wait()
     begin = time.monotonic()
-    while any(process.is_running() and process.status() != "zombie" for process in before if process.pid != lab.pid):
+    while any(is_alive(process) for process in before if process.pid != lab.pid):
         assert time.monotonic() - begin < 2.0, f"still alive after 2 s: {before}"
         time.sleep(0.01)
     while left := ours(folder):
