@@ -28,6 +28,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "metric": task.Metric,
     "budget": task.Budget,
     "judge": task.Judge,
+    "live": task.Live,
     "limits": task.Caps,
     "scale.NAME": task.Rung,
 }

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 from nightlab.errors import BadPlugin
 from nightlab.simplicity import PRICE
-from nightlab.values import Decision, Direction, Side, improvement
+from nightlab.values import Contrast, Decision, Direction, Side, improvement
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Evidence:
     `prune_follows` says whether what is kept will be pruned; a keep is then provisional.
     `complexity` is how much more there is to read, in lines; `loss_left` what simplifications may still lose in this
     study, in metric units (None: the whole allowance).
+    `contrast` is what the candidate's run itself says of the difference, where it carried both sides.
     """
 
     candidate: Sequence[float]
@@ -46,6 +47,7 @@ class Evidence:
     prune_follows: bool = False
     complexity: float = 0.0
     loss_left: float | None = None
+    contrast: Contrast | None = None
 
     @property
     def pairs(self) -> int:

@@ -13,7 +13,7 @@ proposed    parent, hypothesis, proposer, tree, diff, facts, expected, complexit
             money, tokens, draft (the call that it was thought out in)
 rejected    parent, hypothesis, proposer, diff, kind, reason, money, tokens, draft
 started     run, purpose, seed, asked_by, again
-ran         run, outcome, value, reason, secondary, examples, facts, tail, seconds, cpu_seconds, peak_mb
+ran         run, outcome, value, reason, secondary, examples, facts, tail, seconds, cpu_seconds, peak_mb, contrast
 racing      reason: it is owed another run
 rebased     parent, diff: it is judged against a newer incumbent
 decided     status, value, gain, stderr, z, reason, grade, pool (run ids), paired (gains under shared seeds),

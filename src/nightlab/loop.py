@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -34,6 +34,7 @@ from nightlab.stats import repeats_exactly
 from nightlab.task import Task
 from nightlab.values import (
     Clock,
+    Contrast,
     Cost,
     Decision,
     Experiment,
@@ -98,6 +99,7 @@ class Race:
     is_refreshed: bool = False
     is_rebased: bool = False
     veto: str | None = None
+    contrast: Contrast | None = None
 
     @property
     def values(self) -> list[float]:
@@ -399,6 +401,8 @@ class Loop:
             "cpu_seconds": cost.cpu_seconds,
             "peak_mb": cost.peak_mb,
         }
+        if finding.measurement and finding.measurement.contrast:
+            body["contrast"] = asdict(finding.measurement.contrast)
         self._write(Event("ran", attempt.run, body, attempt.experiment))
         self._ran += 1
 
@@ -467,6 +471,7 @@ class Loop:
             return
         if finding.measurement is not None:
             race.samples.append(Sample(finding.run.id, finding.attempt.seed, finding.measurement.value))
+            race.contrast = finding.measurement.contrast
             if self._ignores_seed(race.values):
                 words = f"it ignores its seed: {race.values[0]:g} under {len(race.samples)} of them, where others vary"
                 self._close(race, Status.INVALID, Decision("discard", None, None, None, None, words))
@@ -491,6 +496,7 @@ class Loop:
             prune_follows=self.prune_follows,
             complexity=race.complexity - race.parent.complexity,
             loss_left=(self.sigma or 0.0) - self._lost_to_simplicity,
+            contrast=race.contrast,
         )
         decision = self.policy.decide(evidence)
         if "peer" in race.proposal.facts:
@@ -660,6 +666,8 @@ class Loop:
         race.runs, race.seconds = len(self.ledger.runs(experiment.id)), experiment.seconds
         race.is_refreshed = self.ledger.has_refreshed(experiment.id)
         race.is_rebased = self.ledger.find("rebased", experiment.id) is not None
+        if said := self.ledger.last_run(experiment.id).get("contrast"):
+            race.contrast = Contrast(**said)
         return race
 
     def _forget(self) -> None:

@@ -61,7 +61,8 @@ class What(_Section):
     """[task]: what is run, what may change, what a run may read besides its tree."""
 
     run: Command
-    """The command that is run in a fresh worktree, with `NIGHTLAB_SEED`, `NIGHTLAB_BUDGET` and `NIGHTLAB_OUT`."""
+    """The command that is run in a fresh worktree, with `NIGHTLAB_SEED`, `NIGHTLAB_BUDGET` and `NIGHTLAB_OUT`; at level
+    live the page or mail that visitors are shown."""
     editable: tuple[str, ...] = Field(strict=False, min_length=1)
     """Globs of the files a proposal may change; everything else is frozen."""
     predict: Command | None = None
@@ -83,7 +84,7 @@ class Metric(_Section):
     """What is measured, as the script prints it."""
     direction: Direction
     """Which way is better."""
-    level: Literal["printed", "artifact", "predictions"] = "printed"
+    level: Literal["printed", "artifact", "predictions", "live"] = "printed"
     """Who says the number, see below."""
     bounds: tuple[float, float] | None = Field(default=None, strict=False)
     """The lowest and the highest value that can be believed; anything outside is invalid."""
@@ -160,6 +161,35 @@ class Rung(_Section):
     """The command on this rung, where it is another."""
 
 
+class Live(_Section):
+    """[live]: an experiment with real visitors. What may change is copy: data, of which nothing is ever executed."""
+
+    channel: Literal["page", "mail", "api"] = "page"
+    """Where people see it."""
+    outcome: str = Field(default="conversion", min_length=1)
+    """The event that counts: a visitor's first within `window_hours` of being shown."""
+    effect: float = Field(default=0.2, gt=0)
+    """The smallest relative effect of interest: 0.2 is a fifth more conversions."""
+    rate: float = Field(default=0.03, gt=0, lt=1)
+    """The share of visitors that converts now, as far as you know."""
+    visitors_a_day: float = Field(default=1000.0, gt=0)
+    """The traffic there is; what it can honestly tell is said before anything is shown."""
+    holdout: float = Field(default=0.05, ge=0, lt=0.5)
+    """The share of visitors who are shown the start for good: what all changes together are measured against."""
+    window_hours: float = Field(default=168.0, gt=0)
+    """How long after being shown an outcome counts."""
+    serve_after_hours: float = Field(default=24.0, ge=0)
+    """The least time before a winner is served: a whole day, since mornings differ from evenings."""
+    claim_after_hours: float = Field(default=168.0, ge=0)
+    """The least time before a gain is claimed: a whole week."""
+    expires_days: float = Field(default=90.0, gt=0)
+    """How long a claim holds before it is tested again."""
+    segments: tuple[str, ...] = Field(default=(), strict=False)
+    """What is known of a visitor and may be told apart: device, audience, country."""
+    guardrails: tuple[str, ...] = Field(default=(), strict=False)
+    """Events that must not become more frequent: unsubscribe, complaint."""
+
+
 class Task(_Section):
     """What may change, how to run it, what is measured, the budget."""
 
@@ -167,6 +197,7 @@ class Task(_Section):
     metric: Metric
     budget: Budget = Budget()
     judge: Judge | None = None
+    live: Live | None = None
     limits: Caps = Caps()
     scale: dict[str, Rung] = Field(default_factory=dict)
     milestones: dict[str, Annotated[str, AfterValidator(_pattern)]] = Field(default_factory=dict)
@@ -178,6 +209,8 @@ class Task(_Section):
             raise ValueError("level 'predictions' needs [judge] run and [task] predict")
         if self.metric.level == "artifact" and not (self.judge and self.task.artifact):
             raise ValueError("level 'artifact' needs [judge] run and [task] artifact")
+        if (self.metric.level == "live") != (self.live is not None):
+            raise ValueError("level 'live' and [live] belong together: write both, or neither")
         for shown in self.task.data:
             if kept := next((name for name in self._judge_files() if _holds(shown, name) or _holds(name, shown)), None):
                 raise ValueError(

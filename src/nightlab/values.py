@@ -143,6 +143,22 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Contrast:
+    """What a run that carried both sides says of their difference, as an experiment with visitors does.
+
+    `gain` is the candidate's over its parent in metric units, positive is better, with its standard error. `better` and
+    `worse` are e-values: how strongly the run speaks against "it does not help" and "it does no harm", valid whenever
+    one looked. `loss`: what serving it is expected to lose, in metric units; None: not known yet.
+    """
+
+    gain: float
+    stderr: float
+    better: float
+    worse: float
+    loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """What a sealed evaluator says of a run. `per_example` holds one value per example where there are any.
 
@@ -155,6 +171,8 @@ class Measurement:
     examples: str = ""
     cost: Cost = Cost()
     """What the run's own code used up while it was measured."""
+    contrast: Contrast | None = None
+    """The difference to its parent, where the run itself carried both."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ FLOORS = [
         "bandit",
         "plugins",
     ],
-    ["lineage", "noise", "search", "facts", "runner", "smoke", "loop", "remeasure", "pruner", "audit"],
+    ["lineage", "noise", "search", "facts", "runner", "loop", "remeasure", "pruner", "audit"],
 ]
 """The core. A module imports from lower floors, and on its own floor only from the ones named before it."""
 SHELF = ["readings", "place", "insights", "exports", "report", "control", "evidence", "observation", "transcript"]
@@ -34,6 +34,7 @@ SHELF = ["readings", "place", "insights", "exports", "report", "control", "evide
 EDGES = ["tuner", "agents", "tasks", "dashboard", "testing", "setup", "doctor", "notify", "mirrors", "swarm"]
 ROOF = [
     "sealed",
+    "smoke",
     "study",
     "crew",
     "trial",
