@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass, field, replace
@@ -56,6 +56,8 @@ _TICK = 0.25
 _PATIENCE = 5.0
 _LONGEST_REASON = 3000
 _MOST_LOST = 3
+_MANY, _AHEAD = 8, {"incumbent": 20, "candidate": 4}
+"""From so many slots on, one that is free repeats what is under way, up to so many runs of either side."""
 _REPEAT = "0-repeat"
 _ASKED_FOR = {"try", "retries", "peer"}  # by a person, or raced here because it won elsewhere
 
@@ -214,6 +216,7 @@ class Loop:
         self._think()
         while not self._is_held() and len(self._flying) < self.slots.count and (self._queue or self.ask()):
             self._start(self._queue.popleft())
+        self._repeat_ahead()
         self._flush()
         awaited: set[Future[Any]] = {*self._flying, *self.search.futures}
         if not awaited and (self.is_paused or self.search.may_think):
@@ -249,6 +252,11 @@ class Loop:
     def tell(self, attempt: Attempt, finding: Finding) -> None:
         """Record how a run ended, judge what waited for it, commit what won."""
         race = self._races.get(attempt.asked_by)
+        if race is None and attempt.purpose == "candidate":  # repeated ahead, and decided without it
+            gone = replace(finding.run, outcome=Outcome.KILLED, reason="not needed any more")
+            self._record(attempt, replace(finding, run=gone, measurement=None))
+            self._spent.append((attempt.run, False))
+            return
         if finding.run.outcome is Outcome.KILLED and not (race and race.veto and attempt.purpose == "candidate"):
             self._lose(attempt, finding)
             return
@@ -357,12 +365,40 @@ class Loop:
         self._adopting.discard(attempt.run)
         self._flying[begin(attempt, tree, texts or {})] = attempt
 
-    def _want(self, side: Side, race: Race) -> None:
-        """Queue one more run of a side; two races that both wait for the incumbent share one."""
-        race.is_refreshed |= side == "incumbent"
-        whose = race if side == "candidate" else race.parent
-        if any(one.purpose == side == "incumbent" and one.experiment == whose.number for one in self._under_way()):
+    def _repeat_ahead(self) -> None:
+        """On many slots, those that no idea is ready for repeat the incumbent, then what is raced against it: a race
+        mostly asks for it, and what it turns out not to need is ended. On few, an idea that is ready a moment later
+        would have to wait."""
+        if (
+            self.slots.count < _MANY
+            or self._is_held()
+            or self.reason
+            or not self.sigma
+            or self.policy.baseline_runs == 1
+        ):
             return
+        begun = Counter((one.purpose, one.experiment) for one in self._under_way())
+        races = {race.number: race for race in self._races.values() if race.parent is self._best}
+        counts = {number: len(race.samples) + begun["candidate", number] for number, race in races.items()}
+        again = len(self._best.pool) + begun["incumbent", self._best.number]
+        while races and len(self._flying) < self.slots.count:
+            number = min(counts, key=lambda one: (counts[one], one))
+            if again >= _AHEAD["incumbent"] and counts[number] >= _AHEAD["candidate"]:
+                return
+            side: Side = "incumbent" if again < _AHEAD["incumbent"] else "candidate"
+            again, counts[number] = again + (side == "incumbent"), counts[number] + (side == "candidate")
+            self._queue_run(side, races[number])
+            self._start(self._queue.pop())
+
+    def _want(self, side: Side, race: Race) -> None:
+        """Queue one more run of a side, unless one is under way; two races that wait for the incumbent share one."""
+        race.is_refreshed |= side == "incumbent"
+        whose = race.number if side == "candidate" else race.parent.number
+        if not any(one.purpose == side and one.experiment == whose for one in self._under_way()):
+            self._queue_run(side, race)
+
+    def _queue_run(self, side: Side, race: Race) -> None:
+        whose = race if side == "candidate" else race.parent
         whose.runs += 1
         run = f"{whose.number}-{whose.runs}"
         self._queue.append(Attempt(run, whose.number, side, self._seed(side, race, run), race.number))
@@ -375,6 +411,7 @@ class Loop:
         mine, other = (race.samples, race.parent.pool)[:: 1 if side == "candidate" else -1]
         if race.proposal.files and self.noise.shares_seeds:
             used = {sample.seed for sample in mine}
+            used |= {one.seed for one in self._under_way() if (one.purpose, one.asked_by) == (side, race.number)}
             for sample in reversed(other):
                 if sample.seed not in used:
                     return sample.seed
@@ -542,6 +579,7 @@ class Loop:
     def _close(self, race: Race, status: Status, decision: Decision) -> None:
         """Record the decision; only when it is durable may git move."""
         del self._races[race.number]
+        self._recall(race)
         kept = status is Status.KEPT
         said = {name: getattr(decision, name) for name in ("gain", "stderr", "z", "reason")}
         said |= {"value": fmean(race.values) if race.values else None, "grade": _grade(race) if race.values else None}
@@ -561,6 +599,15 @@ class Loop:
             self.lineage.commit(experiment, race.proposal.files)
             self._best = self.lineage.standing(race.number)
             self._forget()
+
+    def _recall(self, race: Race) -> list[str]:
+        """End the candidate's runs that are under way; which of them had begun."""
+        mine = [one for one in self._under_way() if one.purpose == "candidate" and one.asked_by == race.number]
+        self._queue = deque(one for one in self._queue if one not in mine) if mine else self._queue
+        flying = [one.run for one in self._flying.values() if one in mine]
+        for run in flying:
+            self.slots.kill(run)
+        return flying
 
     def _remember(self, experiment: Experiment) -> None:
         """What a finished experiment teaches: the proposers, the bandit, and how rich the vein is."""
@@ -717,12 +764,7 @@ class Loop:
             self._take_out_kept(number, words)
             return
         race.veto = words
-        mine = [one for one in self._under_way() if one.purpose == "candidate" and one.asked_by == number]
-        self._queue = deque(one for one in self._queue if one not in mine)
-        flying = [one.run for one in self._flying.values() if one in mine]
-        for run in flying:
-            self.slots.kill(run)
-        if not flying:
+        if not self._recall(race):
             self._close(race, Status.DISCARDED, Decision("discard", None, None, None, None, words))
 
     def _take_out_kept(self, number: int, reason: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -17,7 +18,7 @@ from nightlab.loop import Loop, Stop
 from nightlab.proposer import Context, Proposer, Scripted, Unchanged
 from nightlab.runner import Attempt
 from nightlab.task import parse
-from nightlab.testing.fakes import InstantSlots, Score, noise
+from nightlab.testing.fakes import InstantSlots, Score, TimedSlots, noise
 from nightlab.values import Experiment, Files, Proposal, Status
 from nightlab.workspace import Repository
 
@@ -377,3 +378,34 @@ def test_a_lab_killed_before_it_repeated_a_seed_repeats_it_on_resume(tmp_path: P
     broken.loop(Scripted([]), score=noisy).run()
 
     assert sorted(run["id"] for run in broken.ledger.runs(0)) == ["0-1", "0-2", "0-3", "0-repeat"]
+
+
+def test_many_slots_repeat_what_is_under_way_and_end_what_is_not_needed(lab: Lab) -> None:
+    class Slow(Scripted):
+        drafts = 1
+
+        def propose(self, context: Context) -> Proposal | None:
+            time.sleep(0.2)
+            return knob(5.2 + context.draft / 100)
+
+    slots = TimedSlots(lambda attempt, texts: noisy(attempt, texts), slots=12, seconds=0.1)
+    loop = lab.loop(Slow([]), slots=12)
+    loop.slots = slots
+
+    loop.run(Stop(experiments=4))
+
+    runs = [run for number in range(1, 5) for run in lab.ledger.runs(number)]
+    assert len(lab.ledger.pool(0)) > 3, "the incumbent is repeated while nothing else is at hand"
+    assert len(runs) > 4, "so is a candidate"
+    assert {run["outcome"] for run in runs} <= {"finished", "killed"}
+    assert all(run["value"] is None for run in runs if run["outcome"] == "killed")
+    assert len({run["seed"] for run in lab.ledger.runs(1)}) == len(lab.ledger.runs(1))
+    assert not lab.ledger.unfinished()
+
+
+def test_few_slots_wait_for_an_idea_instead(lab: Lab) -> None:
+    loop = lab.loop(Scripted([knob(5.5)]), score=noisy, slots=4)
+
+    loop.run(Stop(experiments=1))
+
+    assert all(run["purpose"] != "incumbent" or run["asked_by"] == 0 for run in lab.ledger.runs(0))
