@@ -132,6 +132,30 @@ def lift(tallies: Sequence[Tally]) -> Lift | None:
     return Lift(exp(at) - 1, 1 / sqrt(weight))
 
 
+def differs(segment: Sequence[Tally], others: Sequence[Tally], effect: float) -> float:
+    """An e-value against "the lift in this segment is that in the others", whatever that common lift is.
+
+    Universal inference (Wasserman, Ramdas & Balakrishnan 2020): the mean likelihood over lifts of their own for either
+    side, divided by the likelihood at the best common lift, which is at least that at the true one. 0 until both arms
+    have conversions.
+    """
+    common = lift([*segment, *others])
+    if common is None:
+        return 0.0
+    apart = _log_mean_ratio(segment, effect) + _log_mean_ratio(others, effect)
+    return exp(min(apart - log_ratio([*segment, *others], common.lift), _MOST))
+
+
+def _log_mean_ratio(tallies: Sequence[Tally], effect: float) -> float:
+    """The logarithm of the mean ratio over lifts that are spread around none by twice the effect of interest."""
+    places = [step / 8 for step in range(-24, 25)]
+    total = sum(exp(-0.5 * place**2) for place in places)
+    spread = 2 * log1p(effect)
+    logs = [log_ratio(tallies, exp(place * spread) - 1) - 0.5 * place**2 - log(total) for place in places]
+    most = max(logs)
+    return most + log(sum(exp(one - most) for one in logs))
+
+
 def fixed_sample(
     rate: float, effect: float, share: float = 0.5, *, alpha: float = ALPHA, power: float = 1 - BETA
 ) -> float:
