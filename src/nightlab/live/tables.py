@@ -1,4 +1,4 @@
-"""The live store's tables: the same statements over SQLite and PostgreSQL, one writer at a time; counts kept as it goes.
+"""The live store's tables: the same statements over SQLite and PostgreSQL, one writer at a time; counted as it comes.
 
 arms, splits      what the lab has said
 exposures         one row per unit and turn
