@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from math import exp, log, log1p
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nightlab.live import labels
 from nightlab.live.guards import guardrail, sample_ratio
@@ -137,7 +138,7 @@ def differs(segments: Mapping[str, Sequence[Tally]]) -> float:
         return 1.0
     prior = np.exp(-0.5 * (_GRID / 0.4) ** 2)
     prior /= prior.sum()
-    found = -sum(_log_likelihood(everything, np.array([log1p(common.lift)])))
+    found = -float(_log_likelihood(everything, np.array([log1p(common.lift)]))[0])
     for tallies in segments.values():
         likely = _log_likelihood(tallies, _GRID)
         top = likely.max()
@@ -145,7 +146,7 @@ def differs(segments: Mapping[str, Sequence[Tally]]) -> float:
     return exp(min(float(found), _MOST))
 
 
-def _log_likelihood(tallies: Sequence[Tally], at: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _log_likelihood(tallies: Sequence[Tally], at: NDArray[np.float64]) -> NDArray[np.float64]:
     total = np.zeros_like(at)
     for share, mine, theirs in tallies:
         if mine or theirs:

@@ -32,7 +32,7 @@ from nightlab.live.guards import must_freeze, must_roll_back
 from nightlab.live.race import split as even_split
 from nightlab.live.rendering import Copy, copy_of, unfit
 from nightlab.live.shrink import is_calibrated
-from nightlab.live.store import Arm, Store
+from nightlab.live.store import Arm, Note, Store
 from nightlab.task import Task
 from nightlab.values import Clock, Cost, Job, Outcome, Run
 
@@ -146,13 +146,16 @@ class LiveExecutor:
                 run = collect(job)
                 if run is not None:
                     return None if run.outcome is Outcome.KILLED else run
-                began = self._began(job)
-                if began is None:
+                said = self._said_of(job)
+                if said is None or said.kind == "gone":
                     return None
-                race = Race(job, self._desk.wanted(job.id), began)
+                race = Race(job, self._desk.wanted(job.id), float(said.body["began"]))
                 race.future.set_running_or_notify_cancel()
                 (job.folder / "out").mkdir(parents=True, exist_ok=True)
-                self._enrol(race)
+                if said.kind == "ended":
+                    self._end(race, said.body["told"])
+                else:
+                    self._enrol(race)
         run = race.future.result()
         return None if run.outcome is Outcome.KILLED else run
 
@@ -207,13 +210,10 @@ class LiveExecutor:
     def _said(self, race: Race, kind: str, **more: Any) -> None:
         self.store.note(kind, {"run": race.job.id, "token": race.job.token, **more})
 
-    def _began(self, job: Job) -> float | None:
-        """When an attempt of an earlier lab went out; None where it never did, or was taken back."""
-        found = None
-        for note in self.store.notes():
-            if note.kind in ("run", "gone", "ended") and note.body.get("token") == job.token:
-                found = float(note.body["began"]) if note.kind == "run" else None
-        return found
+    def _said_of(self, job: Job) -> Note | None:
+        """The last thing that was written down of an attempt: it went out, was taken back, or ended."""
+        notes = [note for note in self.store.notes() if note.kind in ("run", "gone", "ended")]
+        return next((note for note in reversed(notes) if note.body.get("token") == job.token), None)
 
     def _enrol(self, race: Race) -> None:
         self._races[str(race.job.folder)] = race
@@ -308,7 +308,7 @@ class LiveExecutor:
         """End a run: what is over is taken down; whether a winner is served is the policy's to say."""
         arm, other = race.wanted.arm, race.wanted.other or 0
         told = self._told(race, snapshot, now) | {"verdict": words}
-        self.store.note("ended", {"arm": arm, "other": other, "run": race.job.id, "token": race.job.token, "at": now})
+        self._said(race, "ended", arm=arm, other=other, began=race.began, told=told)
         self.store.set_status(arm, status, words)
         self._end(race, told)
 
@@ -398,6 +398,8 @@ class LiveExecutor:
         others = {number for number in others if arms[number].status not in ("rolled back", "frozen", "waiting")}
         weights = even_split(champion, sorted(others)) if others else {champion: 1.0}
         now = self.store.split()
+        if now is None or now.champion != champion:
+            self.store.note("champion", {"arm": champion, "at": self._clock()})
         if now is None or dict(now.weights) != weights or now.champion != champion:
             self.store.put_split(weights, champion)
 
