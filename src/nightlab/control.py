@@ -116,7 +116,9 @@ CONTROLS = {
         Control("note", "Write a remark beside an experiment.", ("number", "text"), False, _note),
         Control("veto", "End an experiment that runs, or take a kept one out again.", ("number",), False, _veto),
         Control("approve", "Let a version that waits go out to visitors.", ("number",), False, _approve),
-        Control("refuse", "Keep a version that waits from visitors; its experiment ends.", ("number",), False, _approve),
+        Control(
+            "refuse", "Keep a version that waits from visitors; its experiment ends.", ("number",), False, _approve
+        ),
         Control("retry", "Try an experiment's patch again, on the incumbent of now.", ("number",), False, _retry),
     )
 }

@@ -123,7 +123,9 @@ class Study:
         self.judged_on = ""
         self.peers: Peers = Alone()
         self._read_at, self._seen = 0, list[str]()
-        self.facts = self._checked(known) if known else self._start(seed or 0, policy or ("serve" if self.task.live else "race"))
+        self.facts = (
+            self._checked(known) if known else self._start(seed or 0, policy or ("serve" if self.task.live else "race"))
+        )
         self.ledger.wishes("stop", "pause", "resume")  # they were for the lab before
         session = {"slots": slots, "jail": self.executor.level}
         self.ledger.append(Event("began", str(self.ledger.count("began")), session))

@@ -46,7 +46,9 @@ class LedgerDesk:
             tree = repository.tree(commit)
             paths = [path for path in tree.entries if path.endswith(".toml") and self.task.is_editable(path)]
             return {
-                slot: text for path in sorted(paths) for slot, text in copy_of(repository.text(tree, path) or "").items()
+                slot: text
+                for path in sorted(paths)
+                for slot, text in copy_of(repository.text(tree, path) or "").items()
             }
 
     def approvals(self) -> list[tuple[int, bool]]:

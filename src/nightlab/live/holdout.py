@@ -76,7 +76,9 @@ def line(store: Store, champion: int) -> list[tuple[int, int]]:
 
 def fresh(store: Store, outcome: str, champion: int) -> tuple[Side, Side]:
     """Units shown the champion, and units held out, since the hour after it was chosen."""
-    since = next((float(note.body["at"]) for note in reversed(store.notes("champion")) if note.body["arm"] == champion), 0.0)
+    since = next(
+        (float(note.body["at"]) for note in reversed(store.notes("champion")) if note.body["arm"] == champion), 0.0
+    )
     served, held = Side(), Side()
     for one in store.totals(outcome, since=since + HOUR):
         if one.holdout:

@@ -77,5 +77,3 @@ def people(text: str | None = None) -> People:
     found = tomllib.loads((files(__package__) / "people.toml").read_text() if text is None else text)
     audiences = tuple(Audience(name, **one) for name, one in found.pop("audiences").items())
     return People(audiences, found)
-
-
