@@ -6,6 +6,7 @@ import hashlib
 import threading
 from itertools import count
 
+from nightlab.errors import NightlabError
 from nightlab.live.assignment import assign, is_held_out
 from nightlab.live.store import Exposure, Outcome, open_store
 from nightlab.live.visitors import people
@@ -40,7 +41,7 @@ class Street:
                     break
                 walk_past(store, self.crowd.come(self.seed, self.batch, first=number * self.batch), self)
             store.close()
-        except Exception as error:
+        except NightlabError as error:
             self.trouble = error
 
 

@@ -1,17 +1,16 @@
-import subprocess
 import time
 from contextlib import closing
 
 import pytest
+from streets import Street
 
 from nightlab import tasks
-from nightlab.live.opening import CLOCK, clock
+from nightlab.live.clock import CLOCK, clock
 from nightlab.loop import Stop
 from nightlab.place import Place, first_commit, held
 from nightlab.plugins import proposers
 from nightlab.study import Study
 from nightlab.values import Status
-from streets import Street
 
 DAYS = 60_000
 """A day in one and a half seconds."""

@@ -43,6 +43,7 @@ CONFIRMING = 3
 PROMISING, PATIENCE = 5.0, 3.0
 """The evidence for which a question is kept open after its run, and for how many horizons."""
 _TICK = 0.1
+_DOWN = ("rolled back", "frozen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,7 @@ class LiveExecutor:
         self._slots, self.task, self.live, self.store = slots, task, task.live, store
         self._desk, self._clock, self._approve, self._tick = desk, clock, approve, tick
         self._races: dict[str, Race] = {}
+        self._stands_for: dict[int, int] = {}
         self._lock = threading.RLock()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -117,7 +119,7 @@ class LiveExecutor:
             self._need_open(job)
             shutil.rmtree(job.folder, ignore_errors=True)
             (job.folder / "out").mkdir(parents=True)
-            race = Race(job, self._desk.wanted(job.id), self._clock())
+            race = Race(job, self._wanted(job), self._clock())
             race.future.set_running_or_notify_cancel()
             try:
                 copy = self._checked(job)
@@ -149,7 +151,7 @@ class LiveExecutor:
                 said = self._said_of(job)
                 if said is None or said.kind == "gone":
                     return None
-                race = Race(job, self._desk.wanted(job.id), float(said.body["began"]))
+                race = Race(job, self._wanted(job), float(said.body["began"]))
                 race.future.set_running_or_notify_cancel()
                 (job.folder / "out").mkdir(parents=True, exist_ok=True)
                 if said.kind == "ended":
@@ -191,21 +193,35 @@ class LiveExecutor:
     def _is_copy(self, path: Path) -> bool:
         return self.task.is_editable(str(path))
 
+    def _wanted(self, job: Job) -> Wanted:
+        """Which arms a job is about, by their numbers in the store."""
+        wanted = self._desk.wanted(job.id)
+        return Wanted(wanted.arm, None if wanted.other is None else self._arm_of(wanted.other))
+
+    def _arm_of(self, number: int) -> int:
+        """The arm of a kept experiment: its own, or where the lab took something out again the one of the same copy."""
+        arms = self.store.arms()
+        if number in {arm.number for arm in arms}:
+            return number
+        if number not in self._stands_for:
+            copy = self._desk.copy(number)
+            same = [arm.number for arm in arms if arm.hash == _hash(copy) and arm.status not in _DOWN]
+            if not same:
+                self._put(number, None, copy, "serving", "kept by the lab")
+            self._stands_for[number] = same[-1] if same else number
+        return self._stands_for[number]
+
     def _deploy(self, race: Race, copy: Copy) -> None:
         """Write the arm down and the run's beginning, in that order: who finds the second finds the first."""
         arm, other = race.wanted.arm, race.wanted.other
         waits = self._approve and other is not None
-        if other is not None and other not in {one.number for one in self.store.arms()}:
-            self._put(other, None, self._desk.copy(other), "serving", "what the next is held against")
         self._put(arm, other, copy, "waiting" if waits else "serving", "waits for approval" if waits else "")
         self._said(race, "run", began=race.began)
         if other is not None and not waits:
             claims.ask(self.store, arm, other, race.began)
 
     def _put(self, number: int, parent: int | None, copy: Copy, status: Any, reason: str) -> None:
-        text = json.dumps(dict(copy), sort_keys=True)
-        name = blake2b(text.encode(), digest_size=8).hexdigest()
-        self.store.put_arm(Arm(number, parent, copy, name, status, reason, self._clock()))
+        self.store.put_arm(Arm(number, parent, copy, _hash(copy), status, reason, self._clock()))
 
     def _said(self, race: Race, kind: str, **more: Any) -> None:
         self.store.note(kind, {"run": race.job.id, "token": race.job.token, **more})
@@ -249,8 +265,10 @@ class LiveExecutor:
                 self._go_out(race, now)
             elif race.wanted.other is None:
                 self._look_alone(race, snapshot, now)
-            elif arm.status != "serving":
-                self._end(race, self._told(race, snapshot, now) | {"invalid": f"{arm.status}: {arm.reason}"})
+            elif arm.status != "serving" or arms[race.wanted.other].status in _DOWN:
+                down = arm if arm.status != "serving" else arms[race.wanted.other]
+                words = f"arm {down.number} {down.status}: {down.reason}"
+                self._end(race, self._told(race, snapshot, now) | {"invalid": words})
             else:
                 self._look_at(race, snapshot, now)
         self._answer(snapshot, now)
@@ -333,7 +351,7 @@ class LiveExecutor:
         return found | {"contrast": self._contrast(seen, snapshot)}
 
     def _contrast(self, seen: Comparison, snapshot: Snapshot) -> dict[str, float | None]:
-        """In units of the metric. From 50 experiments on, if they are well foreseen, drawn towards what is usual here."""
+        """In units of the metric; drawn towards what is usual here, once that is known well enough."""
         rate = seen.champion.converted / seen.champion.exposed if seen.champion.exposed else self.live.rate
         worse = max([seen.test.worse, *seen.guards.values()])
         if seen.test.lift is None:
@@ -354,9 +372,9 @@ class LiveExecutor:
         confirming = self._confirming()
         for one in (one for one in claims.asked(self.store) if one.ended is None):
             found = claims.evidence(snapshot, one, self.live.effect)
-            if found >= one.needed and now - one.began >= self.live.claim_after_hours * HOUR:
-                claims.answer(self.store, one, found, now)
-            elif (one.arm, one.other) not in racing and not self._is_hopeful(one, found, snapshot, confirming):
+            is_settled = found >= one.needed and now - one.began >= self.live.claim_after_hours * HOUR
+            goes_on = (one.arm, one.other) in racing or self._is_hopeful(one, found, snapshot, confirming)
+            if is_settled or not goes_on:
                 claims.answer(self.store, one, found, now)
 
     def _is_hopeful(self, one: Asked, found: float, snapshot: Snapshot, confirming: list[tuple[int, int]]) -> bool:
@@ -375,7 +393,7 @@ class LiveExecutor:
     def _confirming(self) -> list[tuple[int, int]]:
         """Pairs with an open question whose run is over, the oldest first."""
         racing = {(race.wanted.arm, race.wanted.other) for race in self._races.values()}
-        stopped = {arm.number for arm in self.store.arms() if arm.status in ("rolled back", "frozen")}
+        stopped = {arm.number for arm in self.store.arms() if arm.status in _DOWN}
         pairs = dict.fromkeys((one.arm, one.other) for one in claims.asked(self.store) if one.ended is None)
         return [pair for pair in pairs if pair not in racing and not stopped & set(pair)]
 
@@ -390,14 +408,14 @@ class LiveExecutor:
         if champion is None:
             return
         arms = {arm.number: arm for arm in self.store.arms()}
-        wanted = [pair for pair in self._confirming()[-CONFIRMING:]]
+        wanted: list[tuple[int, int]] = list(self._confirming()[-CONFIRMING:])
         wanted += [
             (race.wanted.arm, race.wanted.other if race.wanted.other is not None else champion)
             for race in self._races.values()
             if arms[race.wanted.arm].status == "serving"
         ]
         others = {number for pair in wanted for number in pair} - {champion}
-        others = {number for number in others if arms[number].status not in ("rolled back", "frozen", "waiting")}
+        others = {number for number in others if arms[number].status not in (*_DOWN, "waiting")}
         weights = even_split(champion, sorted(others)) if others else {champion: 1.0}
         now = self.store.split()
         if now is None or now.champion != champion:
@@ -411,10 +429,10 @@ class LiveExecutor:
         number = self._desk.champion()
         if number is None:
             return 0 if 0 in arms else None
+        number = self._arm_of(number)
         if number not in arms:
-            self._put(number, None, self._desk.copy(number), "serving", "champion")
             return number
-        while arms[number].status in ("rolled back", "frozen") and arms[number].parent in arms:
+        while arms[number].status in _DOWN and arms[number].parent in arms:
             number = arms[number].parent or 0
         if arms[number].status == "ended":
             self.store.set_status(number, "serving", "champion")
@@ -439,6 +457,10 @@ class LiveExecutor:
         self._races.pop(str(race.job.folder), None)
         if not race.future.done():
             race.future.set_result(run)
+
+
+def _hash(copy: Copy) -> str:
+    return blake2b(json.dumps(dict(copy), sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def _read(path: Path) -> str:

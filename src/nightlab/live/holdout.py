@@ -1,15 +1,14 @@
 """The holdout: what all changes together are worth, against visitors who were shown the start all the while.
 
-Three numbers are always said side by side. *Naive*: the lifts as seen when each change was chosen, multiplied; too good,
-because what was chosen looked good. *Shrunk*: the same after empirical Bayes. *Holdout*: the champion against the
+Three numbers are always said side by side. *Naive*: the lifts as seen when each change was chosen, multiplied;
+too good, because what was chosen looked good. *Shrunk*: the same after empirical Bayes. *Holdout*: the champion against the
 start, on visitors first shown something after the champion had been chosen, whom no decision was made with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, inf, log, log1p, prod, sqrt
+from math import exp, log, prod, sqrt
 from typing import Any
 
 from nightlab.live import claims, labels
@@ -23,7 +22,7 @@ _Z = 1.959964
 
 @dataclass(frozen=True, slots=True)
 class Three:
-    """The lift of the champion over the start, three times; the holdout's with its 95 % interval, None where unknown."""
+    """The lift of the champion over the start, three times; the holdout's with its 95 % interval, None: not known."""
 
     champion: int
     naive: float

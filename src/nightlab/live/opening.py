@@ -1,12 +1,12 @@
-"""The opening: a study's live side put together; where its store is, which clock it goes by."""
+"""The opening: a study's live side put together, and where its store is."""
 
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 from nightlab.live.claims import insights
+from nightlab.live.clock import clock
 from nightlab.live.comparison import Snapshot
 from nightlab.live.desk import LedgerDesk
 from nightlab.live.executor import LiveExecutor
@@ -14,19 +14,10 @@ from nightlab.live.holdout import Three, three
 from nightlab.live.store import Rules, Store, open_store
 from nightlab.place import Place
 from nightlab.task import Live, Task
-from nightlab.values import Clock, derived_seed
+from nightlab.values import derived_seed
 
-CLOCK, STORE = "NIGHTLAB_LIVE_CLOCK", "NIGHTLAB_LIVE_STORE"
-"""Variables: `ORIGIN:SPEED` makes a simulated clock; a postgresql:// address is where the store is."""
-
-
-def clock() -> Clock:
-    """The time; in a demonstration a simulated one, which begins now and runs faster, the same in every process."""
-    said = os.environ.get(CLOCK)
-    if not said:
-        return time.time
-    origin, speed = (float(part) for part in said.split(":"))
-    return lambda: origin + (time.time() - origin) * speed
+STORE = "NIGHTLAB_LIVE_STORE"
+"""A variable: the postgresql:// address of the store, where it is not beside the ledger."""
 
 
 def where(place: Place) -> str | Path:
