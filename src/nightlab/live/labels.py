@@ -29,6 +29,8 @@ from typing import Literal, NamedTuple
 Verdict = Literal["better", "worse", "futile", "undecided", "more"]
 ALPHA, BETA = 0.05, 0.2
 MIXTURE = (0.5, 1.0, 2.0, 4.0)
+CLAIM_HORIZON = 3
+"""A claim needs far more evidence than serving: what is served is compared on, for up to three horizons."""
 _HORIZON = 2
 _MOST = 700.0
 
@@ -171,3 +173,8 @@ def fixed_sample(
 def horizon(rate: float, effect: float, share: float = 0.5) -> int:
     """When to stop undecided: twice the fixed sample, in units of both arms."""
     return ceil(_HORIZON * fixed_sample(rate, effect, share))
+
+
+def claim_horizon(rate: float, effect: float, share: float = 0.5) -> int:
+    """When to stop comparing what is served with what it replaced, in units of both arms."""
+    return CLAIM_HORIZON * horizon(rate, effect, share)

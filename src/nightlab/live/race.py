@@ -20,7 +20,7 @@ from nightlab.live import labels
 from nightlab.live.assignment import shares
 from nightlab.live.labels import ALPHA, Tally, log_ratio
 
-DROP = 0.05
+DROP = 0.06
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,20 +50,36 @@ class Answer:
         return 1 / self.level if self.level > 0 else inf
 
 
-def answers(questions: Iterable[Question], *, alpha: float = ALPHA) -> list[Answer]:
-    """All answers, in the order in which the questions began; the same list always gives the same answers.
+class Budget:
+    """What is left of the error budget: `begin` gives each question its level, in order; `claim` is told of claims."""
 
-    The t-th question is given 1 / (10 t) of what is left. The budget is thus never used up, and the levels fall more
-    slowly than claims come in as long as ideas stay as good as they were.
-    """
-    left, found, ends = alpha, list[Answer](), list[float]()
-    for number, one in enumerate(sorted(questions, key=lambda one: one.began), 1):
-        charge = left * _FIRST / number
-        level = charge * (bisect_right(ends, one.began) + 1)
-        left -= charge
+    def __init__(self, alpha: float = ALPHA) -> None:
+        self._left, self._number, self._ends = alpha, 0, list[float]()
+
+    def begin(self, now: float) -> float:
+        """The level of a question that begins now.
+
+        The t-th question is given 1 / (10 t) of what is left. So the budget is never used up, and the levels stay
+        where they are as long as ideas are as good as they were: what is left falls with t to the power of -0.1.
+        """
+        self._number += 1
+        charge = self._left * _FIRST / self._number
+        self._left -= charge
+        return charge * (bisect_right(self._ends, now) + 1)
+
+    def claim(self, ended: float) -> None:
+        """A claim that stands since `ended` raises the level of all questions that begin later."""
+        insort(self._ends, ended)
+
+
+def answers(questions: Iterable[Question], *, alpha: float = ALPHA) -> list[Answer]:
+    """All answers, in the order in which the questions began; the same list always gives the same answers."""
+    budget, found = Budget(alpha), list[Answer]()
+    for one in sorted(questions, key=lambda one: one.began):
+        level = budget.begin(one.began)
         is_claimed = one.ended is not None and one.evidence * level >= 1
         if is_claimed and one.ended is not None:
-            insort(ends, one.ended)
+            budget.claim(one.ended)
         found.append(Answer(one.name, level, is_claimed))
     return found
 
