@@ -60,9 +60,7 @@ def asked(store: Store) -> list[Asked]:
     """All questions with what the stream says of them, in the order in which they were asked."""
     ended = {str(note.body["name"]): note.body for note in store.notes("answer")}
     found = [dict(note.body) for note in store.notes("question")]
-    questions = [
-        Question(one["name"], one["began"], *_end(ended.get(one["name"]))) for one in found
-    ]
+    questions = [Question(one["name"], one["began"], *_end(ended.get(one["name"]))) for one in found]
     said = {one.name: one for one in answers(questions)}
     return [
         Asked(

@@ -149,8 +149,8 @@ def _log_likelihood(tallies: Sequence[Tally], at: np.ndarray) -> np.ndarray:  # 
     total = np.zeros_like(at)
     for share, mine, theirs in tallies:
         if mine or theirs:
-            total += mine * (log(share) + at) + theirs * log(1 - share) - (mine + theirs) * np.log1p(
-                share * np.expm1(at)
+            total += (
+                mine * (log(share) + at) + theirs * log(1 - share) - (mine + theirs) * np.log1p(share * np.expm1(at))
             )
     return total
 

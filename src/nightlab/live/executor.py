@@ -298,7 +298,9 @@ class LiveExecutor:
         side = seen.champion
         rate = side.converted / side.exposed if side.converted >= ALONE else self.live.rate
         share = seen.candidate.exposed / seen.seen if seen.seen else 0.5
-        horizon = labels.horizon(min(rate, 0.99 / (1 + self.live.effect)), self.live.effect, min(max(share, 0.05), 0.95))
+        horizon = labels.horizon(
+            min(rate, 0.99 / (1 + self.live.effect)), self.live.effect, min(max(share, 0.05), 0.95)
+        )
         verdict = labels.verdict(seen.test, seen.seen, horizon)
         if verdict == "more" or (verdict in ("better", "undecided") and hours < self.live.serve_after_hours):
             return None

@@ -1,7 +1,7 @@
 """Privacy: who may be counted, and under which name; a name that leads back to nobody.
 
-Does not cover: whoever has the secret and a list of names can hash the list and compare. Keep the secret with nobody but
-the service; delete it, and all that is stored is of nobody for good.
+Does not cover: whoever has the secret and a list of names can hash the list and compare. Keep the secret with
+nobody but the service; delete it, and all that is stored is of nobody for good.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Rendering: a frozen page with named slots, and copy that is put into it as text and never as anything else.
 
-    {{headline}}      a slot; its text is escaped, in an attribute as well as between tags
+{{headline}}      a slot; its text is escaped, in an attribute as well as between tags
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ Copy = Mapping[str, str]
 """Slot -> text."""
 _SLOT = re.compile(r"\{\{\s*([A-Za-z][A-Za-z0-9_]*)\s*\}\}")
 _CODE = re.compile(r"<(script|style)\b.*?</\1\s*>|<!--.*?-->", re.DOTALL | re.IGNORECASE)
-_RISKY = re.compile(r"""(?:\bon\w+|\bstyle|\bsrcdoc|\bhref|\bsrc|\baction)\s*=\s*(?:"[^"]*\{\{|'[^']*\{\{|\{\{)""", re.I)
+_RISKY = re.compile(
+    r"""(?:\bon\w+|\bstyle|\bsrcdoc|\bhref|\bsrc|\baction)\s*=\s*(?:"[^"]*\{\{|'[^']*\{\{|\{\{)""", re.I
+)
 _MOST = 65_536
 
 
@@ -28,11 +30,15 @@ def slots(page: str) -> list[str]:
     """
     for part in _CODE.finditer(page):
         if _SLOT.search(part[0]):
-            raise BadTask(f"the page has a slot in {part[0][:60]!r}; texts may stand between tags and in plain attributes")
+            raise BadTask(
+                f"the page has a slot in {part[0][:60]!r}; texts may stand between tags and in plain attributes"
+            )
     if risky := _RISKY.search(page):
         raise BadTask(f"the page has a slot in {risky[0]!r}; a text there could run code or lead elsewhere")
     if bare := re.search(r"=\s*\{\{", page):
-        raise BadTask(f"the page has a slot in an attribute without quotes ({page[bare.start() - 20 : bare.end() + 10]!r})")
+        raise BadTask(
+            f"the page has a slot in an attribute without quotes ({page[bare.start() - 20 : bare.end() + 10]!r})"
+        )
     return list(dict.fromkeys(_SLOT.findall(page)))
 
 
@@ -45,7 +51,7 @@ def copy_of(text: str) -> dict[str, str]:
     except tomllib.TOMLDecodeError as error:
         raise Invalid(f"the copy is not valid TOML: {error}") from error
     if odd := [name for name, value in found.items() if not isinstance(value, str)]:
-        raise Invalid(f"the copy's {odd[0]!r} is no text; write slot = \"text\", one on a line")
+        raise Invalid(f'the copy\'s {odd[0]!r} is no text; write slot = "text", one on a line')
     return found
 
 

@@ -1,7 +1,8 @@
 """The script tag: puts copy into a page that already shows the champion, and says what was seen and done.
 
 <script src="https://lab.example/nl.js" data-consent="yes" data-segment="device=phone" defer></script>
-<h1 data-nightlab-slot="headline">the champion's headline</h1>   <a data-nightlab="signup">a click on it is an outcome</a>
+<h1 data-nightlab-slot="headline">the champion's headline</h1>
+<a data-nightlab="signup" href="/signup">a click on it is an outcome</a>
 
 It replaces text on success only, never markup, and does nothing where the browser objects or nobody consented.
 `nightlab.consent()` begins later, `nightlab.track("order", 49.9)` tells an outcome from code.
@@ -24,7 +25,9 @@ _SOURCE = """
   function expose() {
     if (seen || !token || d.visibilityState != "visible") return;
     seen = 1;
-    post("/v1/expose", {token: token}).then(function (r) { keep(r.token); }, function () { seen = 0; });
+    post("/v1/expose", {token: token, segment: a.segment || ""}).then(function (r) {
+      keep(r.token);
+    }, function () { seen = 0; });
   }
   function fill(copy) {
     d.querySelectorAll("[data-nightlab-slot]").forEach(function (e) {
@@ -32,12 +35,15 @@ _SOURCE = """
       if (typeof t == "string" && e.textContent != t) e.textContent = t;
     });
   }
-  function id() { return Array.from(crypto.getRandomValues(new Uint8Array(12)), function (b) { return b.toString(16); }).join("-"); }
+  function id() {
+    return Array.from(crypto.getRandomValues(new Uint8Array(12)), function (b) { return b.toString(16); }).join("-");
+  }
   function track(name, value, event, tries) {
     if (off || !token) return;
     event = event || id();
+    tries = tries || 0;
     post("/v1/event", {token: token, id: event, name: name, value: value || 0}).catch(function (e) {
-      if ((tries || 0) < 3 && !(e >= 400 && e < 429)) setTimeout(track, 1e3 << (tries || 0), name, value, event, (tries || 0) + 1);
+      if (tries < 3 && !(e >= 400 && e < 429)) setTimeout(track, 1e3 << tries, name, value, event, tries + 1);
     });
   }
   function start() {
@@ -46,7 +52,12 @@ _SOURCE = """
     d.addEventListener("visibilitychange", expose);
     if (token) return expose();
     try { token = localStorage.getItem(key); } catch (e) {}
-    post("/v1/assign", {token: token, segment: a.segment || ""}).then(function (r) { fill(r.copy); token = ""; keep(r.token); expose(); }).catch(function () { token = ""; });
+    post("/v1/assign", {token: token}).then(function (r) {
+      fill(r.copy);
+      token = "";
+      keep(r.token);
+      expose();
+    }).catch(function () { token = ""; });
   }
   d.addEventListener("click", function (e) {
     var g = e.target.closest && e.target.closest("[data-nightlab]");

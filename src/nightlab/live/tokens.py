@@ -1,7 +1,7 @@
 """Tokens: a unit's assignment, signed, so that the one who holds it can be believed without being known.
 
-A token says which unit was given which arm under which split, and when. Whoever has one can act for that unit and for no
-other; it holds no name. A changed or invented one is refused.
+A token says which unit was given which arm under which split, and when. Whoever has one can act for that unit and for
+no other; it holds no name. A changed or invented one is refused.
 """
 
 from __future__ import annotations
