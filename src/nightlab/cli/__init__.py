@@ -14,6 +14,7 @@ from nightlab.cli import (
     page,
     swarm,
     telling,
+    visitors,
 )
 from nightlab.cli.base import app, main
 
@@ -33,4 +34,5 @@ __all__ = [
     "page",
     "swarm",
     "telling",
+    "visitors",
 ]

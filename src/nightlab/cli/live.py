@@ -30,7 +30,9 @@ SecretAt = Annotated[
 
 def store_at(place: Place, said: str | None) -> str:
     """Where the live store of a study is."""
-    return said or str(place.home / "live.sqlite")
+    from nightlab.live.opening import where
+
+    return said or str(where(place))
 
 
 def secret_of(place: Place, said: Path | None) -> Secret:
@@ -67,6 +69,7 @@ def serve(
     setting = Setting(
         store_at(place, store),
         secret_of(place, secret),
+        layer=place.name,
         page=_page(place),
         origins=frozenset(one.rstrip("/") for one in origin or []),
         behind_proxy=behind_proxy,

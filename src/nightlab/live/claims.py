@@ -132,6 +132,27 @@ class Insight:
         each = ", ".join(f"{name} {one.shrunk.lift:+.0%}" for name, one in self.segments.items())
         return f"claim: {what}: differs by segment, {each} (shrunk); {strength}"
 
+    def told(self) -> dict[str, Any]:
+        """As JSON shows it."""
+        one = self.question
+        return {
+            "kind": one.kind,
+            "arm": one.arm,
+            "other": one.other,
+            "changes": {slot: list(texts) for slot, texts in self.changes.items()},
+            "scope": "all visitors" if one.kind == "helps" else sorted(self.segments),
+            "naive": self.naive.lift,
+            "shrunk": self.shrunk.lift,
+            "low": self.shrunk.low,
+            "high": self.shrunk.high,
+            "segments": {name: segment.shrunk.lift for name, segment in self.segments.items()},
+            "evidence": one.evidence,
+            "needed": one.needed,
+            "expires": self.expires,
+            "is_expired": self.is_expired,
+            "words": self.words(),
+        }
+
 
 def insights(store: Store, snapshot: Snapshot, live: Live, *, now: float, query: str = "") -> list[Insight]:
     """Every claim that was admitted, the strongest first; only those that hold all words of a query."""

@@ -18,19 +18,19 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
 
 from nightlab.errors import Invalid, NightlabError, NotFound, StudyBusy
 from nightlab.executor import collect
-from nightlab.live import brand, claims, labels
+from nightlab.live import claims, labels
 from nightlab.live.claims import HOUR, Asked
 from nightlab.live.comparison import Comparison, Snapshot
+from nightlab.live.deploying import checked, name_of
 from nightlab.live.evaluator import LEFT
 from nightlab.live.guards import must_freeze, must_roll_back
 from nightlab.live.race import split as even_split
-from nightlab.live.rendering import Copy, copy_of, unfit
+from nightlab.live.rendering import Copy
 from nightlab.live.shrink import is_calibrated
 from nightlab.live.store import Arm, Note, Store
 from nightlab.task import Task
@@ -122,7 +122,7 @@ class LiveExecutor:
             race = Race(job, self._wanted(job), self._clock())
             race.future.set_running_or_notify_cancel()
             try:
-                copy = self._checked(job)
+                copy = checked(job.tree, self.task)
             except Invalid as problem:
                 self._end(race, {"invalid": str(problem)})
                 return race.future
@@ -178,21 +178,6 @@ class LiveExecutor:
         if str(job.folder) in self._races:
             raise StudyBusy(f"{job.folder} belongs to a run that has not ended; wait for it with recover()")
 
-    def _checked(self, job: Job) -> Copy:
-        """The copy in a job's tree, held against page and brand. Raises Invalid with every rule that it breaks."""
-        page = _read(job.tree / job.argv[0])
-        texts = [path for path in sorted(job.tree.rglob("*.toml")) if self._is_copy(path.relative_to(job.tree))]
-        copy = {slot: text for path in texts for slot, text in copy_of(_read(path)).items()}
-        if trouble := unfit(page, copy):
-            raise Invalid(trouble)
-        rules = job.tree / brand.FILE
-        if rules.is_file() and (broken := brand.parse(_read(rules)).problems(copy)):
-            raise Invalid(f"the brand guard stops it: {'; '.join(broken)}")
-        return copy
-
-    def _is_copy(self, path: Path) -> bool:
-        return self.task.is_editable(str(path))
-
     def _wanted(self, job: Job) -> Wanted:
         """Which arms a job is about, by their numbers in the store."""
         wanted = self._desk.wanted(job.id)
@@ -205,7 +190,7 @@ class LiveExecutor:
             return number
         if number not in self._stands_for:
             copy = self._desk.copy(number)
-            same = [arm.number for arm in arms if arm.hash == _hash(copy) and arm.status not in _DOWN]
+            same = [arm.number for arm in arms if arm.hash == name_of(copy) and arm.status not in _DOWN]
             if not same:
                 self._put(number, None, copy, "serving", "kept by the lab")
             self._stands_for[number] = same[-1] if same else number
@@ -221,7 +206,7 @@ class LiveExecutor:
             claims.ask(self.store, arm, other, race.began)
 
     def _put(self, number: int, parent: int | None, copy: Copy, status: Any, reason: str) -> None:
-        self.store.put_arm(Arm(number, parent, copy, _hash(copy), status, reason, self._clock()))
+        self.store.put_arm(Arm(number, parent, copy, name_of(copy), status, reason, self._clock()))
 
     def _said(self, race: Race, kind: str, **more: Any) -> None:
         self.store.note(kind, {"run": race.job.id, "token": race.job.token, **more})
@@ -457,17 +442,6 @@ class LiveExecutor:
         self._races.pop(str(race.job.folder), None)
         if not race.future.done():
             race.future.set_result(run)
-
-
-def _hash(copy: Copy) -> str:
-    return blake2b(json.dumps(dict(copy), sort_keys=True).encode(), digest_size=8).hexdigest()
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Invalid(f"{path.name} cannot be read: {error}") from error
 
 
 def _write(path: Path, text: str) -> None:

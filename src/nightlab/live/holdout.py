@@ -1,8 +1,8 @@
 """The holdout: what all changes together are worth, against visitors who were shown the start all the while.
 
 Three numbers are always said side by side. *Naive*: the lifts as seen when each change was chosen, multiplied;
-too good, because what was chosen looked good. *Shrunk*: the same after empirical Bayes. *Holdout*: the champion against the
-start, on visitors first shown something after the champion had been chosen, whom no decision was made with.
+too good, because what was chosen looked good. *Shrunk*: the same after empirical Bayes. *Holdout*: the champion against
+the start, on visitors first shown something after the champion had been chosen, whom no decision was made with.
 """
 
 from __future__ import annotations

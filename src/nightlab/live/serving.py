@@ -9,6 +9,7 @@ import sys
 
 import uvicorn
 
+from nightlab.live.clock import clock
 from nightlab.live.service import Service, Setting
 
 _PATIENCE = 5
@@ -45,7 +46,7 @@ def _worker(setting: Setting, listening: socket.socket) -> None:
 
 def _run(setting: Setting, listening: socket.socket) -> None:
     config = uvicorn.Config(
-        Service(setting),
+        Service(setting, clock=clock()),
         log_level="warning",
         access_log=False,
         lifespan="on",

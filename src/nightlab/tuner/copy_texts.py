@@ -33,7 +33,7 @@ def copy_offers(context: Context) -> Iterator[Offer]:
 
 def _tables(files: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """The TOML files among these; one that cannot be read has nothing to offer."""
-    found = {}
+    found = dict[str, dict[str, Any]]()
     for path in sorted(files):
         try:
             found |= {path: tomllib.loads(files[path])} if path.endswith(".toml") else {}
