@@ -134,6 +134,17 @@ def lift(tallies: Sequence[Tally]) -> Lift | None:
     return Lift(exp(at) - 1, 1 / sqrt(weight))
 
 
+def lift_of_rates(won: int, of: int, base_won: int, base_of: int) -> Lift | None:
+    """A lift from conversions and units of either side, such as everybody against the permanent holdout.
+
+    Only where the split was the same throughout, as a holdout's is; else a ramp feigns a gain, and it has to be `lift`.
+    """
+    if not won or not base_won:
+        return None
+    variance = 1 / won - 1 / of + 1 / base_won - 1 / base_of
+    return Lift(won / of / (base_won / base_of) - 1, sqrt(max(variance, 0.0)))
+
+
 def differs(segment: Sequence[Tally], others: Sequence[Tally], effect: float) -> float:
     """An e-value against "the lift in this segment is that in the others", whatever that common lift is.
 

@@ -25,7 +25,7 @@ from nightlab.live.labels import (
     Tally,
     claim_horizon,
     fixed_sample,
-    lift,
+    lift_of_rates,
     log_ratio,
 )
 from nightlab.live.stream import Budget
@@ -244,7 +244,7 @@ def run_programmes(
     """
     size, budgets = claim_horizon(rate, ideas.effect), [Budget() for _ in range(count)]
     champion, shown, expected = np.ones(count), np.zeros(count), np.zeros(count)
-    now, tallies = np.zeros(count), np.zeros((count, 2))
+    now, tallies = np.zeros(count), np.zeros((count, 4))
     claims, false, served = np.zeros(count, int), np.zeros(count, int), np.zeros(count, int)
     for _ in range(experiments):
         lifts = np.minimum(ideas.draw(count, rng), 0.9 / (rate * champion) - 1)
@@ -259,13 +259,13 @@ def run_programmes(
         used = np.arange(LOOKS) <= claim.look[:, None]
         units = [(one * used).sum(axis=1) for one in of.seen]
         conversions = sum((one * used).sum(axis=1) for one in of.converted)
-        held = rng.binomial(np.rint(sum(units) * held_out / (1 - held_out)).astype(int), rate)
-        tallies += np.column_stack([conversions, held])
+        kept = np.rint(sum(units) * held_out / (1 - held_out))
+        held = rng.binomial(kept.astype(int), rate)
+        tallies += np.column_stack([conversions, sum(units), held, kept])
         expected += units[0] * champion * (1 + lifts) + units[1] * champion
         shown += sum(units)
         served += serve.is_win
         champion = np.where(serve.is_win, champion * (1 + lifts), champion)
-    return [
-        Programme(int(c), int(f), int(s), lift([Tally(1 - held_out, int(won), int(base))]), float(e / n - 1))
-        for c, f, s, (won, base), e, n in zip(claims, false, served, tallies, expected, shown, strict=True)
-    ]
+    seen = [lift_of_rates(*(int(one) for one in row)) for row in tallies]
+    columns = zip(claims, false, served, seen, expected / shown - 1, strict=True)
+    return [Programme(int(c), int(f), int(s), found, float(truth)) for c, f, s, found, truth in columns]
