@@ -128,7 +128,7 @@ class Insight:
         strength = f"e {self.question.evidence:.3g} of {self.question.needed:.3g} needed{until}"
         if self.question.kind == "helps":
             seen = f"{self.shrunk.lift:+.0%} shrunk, {self.shrunk.low:+.0%} to {self.shrunk.high:+.0%}"
-            return f"claim: {what}: helps all visitors, {seen}; naive {self.naive.lift:+.0%}; {strength}"
+            return f"claim: {what}: helps over all visitors, {seen}; naive {self.naive.lift:+.0%}; {strength}"
         each = ", ".join(f"{name} {one.shrunk.lift:+.0%}" for name, one in self.segments.items())
         return f"claim: {what}: differs by segment, {each} (shrunk); {strength}"
 
