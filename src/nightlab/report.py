@@ -253,7 +253,9 @@ def caveats(told: dict[str, Any]) -> list[str]:
 def _of_visitors(told: dict[str, Any]) -> list[str]:
     """What a live headline does not say."""
     found = told["audited"]
-    said = ["What is served is no claim: serving needs e >= 20, a claim needs its level in the stream of all questions."]
+    said = [
+        "What is served is no claim: serving needs e >= 20, a claim needs its level in the stream of all questions."
+    ]
     if found and "naive" in found:
         said.append(
             f"The search's own lifts come to {found['naive']:+.1%} naive and {found['shrunk']:+.1%} shrunk; the headline "

@@ -286,9 +286,8 @@ class LiveExecutor:
         seen = snapshot.comparison(arm, other, self.live.effect)
         hours = (now - race.began) / HOUR
         if must_freeze(seen.ratio):
-            words = f"frozen: the split was not kept (e {seen.ratio:.3g}), so that no number of it can be believed"
-            self.store.set_status(arm, "frozen", words)
-            self._end(race, self._told(race, snapshot, now) | {"invalid": words})
+            words = f"the split was not kept (e {seen.ratio:.3g}), so that no number of it can be believed"
+            self._finish(race, snapshot, now, "frozen", words, invalid=words)
         elif must_roll_back(seen.test, seen.guards.values()):
             worst = max([seen.test.worse, *seen.guards.values()])
             self._finish(race, snapshot, now, "rolled back", f"harm, e {worst:.3g}")
@@ -309,10 +308,10 @@ class LiveExecutor:
             return None
         return verdict
 
-    def _finish(self, race: Race, snapshot: Snapshot, now: float, status: Any, words: str) -> None:
+    def _finish(self, race: Race, snapshot: Snapshot, now: float, status: Any, words: str, **more: str) -> None:
         """End a run: what is over is taken down; whether a winner is served is the policy's to say."""
         arm, other = race.wanted.arm, race.wanted.other or 0
-        told = self._told(race, snapshot, now) | {"verdict": words}
+        told = self._told(race, snapshot, now) | {"verdict": words} | more
         self._said(race, "ended", arm=arm, other=other, began=race.began, told=told)
         self.store.set_status(arm, status, words)
         self._end(race, told)
