@@ -258,9 +258,9 @@ def _of_visitors(told: dict[str, Any]) -> list[str]:
     ]
     if found and "naive" in found:
         said.append(
-            f"The search's own lifts come to {found['naive']:+.1%} naive and {found['shrunk']:+.1%} shrunk; the headline "
-            f"is of {found['exposed'][0]:,} visitors shown the champion and {found['exposed'][1]:,} held out, first seen "
-            "after it was chosen."
+            f"The search's own lifts come to {found['naive']:+.1%} naive and {found['shrunk']:+.1%} shrunk. The "
+            f"headline is of {found['exposed'][0]:,} visitors shown the champion and {found['exposed'][1]:,} held out, "
+            "first seen after it was chosen."
         )
     return [*said, "It holds for the visitors who came while it was measured; other seasons bring others."]
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
+from nightlab import task
 from nightlab.live import claims, labels
+from nightlab.live.clock import clock
 from nightlab.live.comparison import Snapshot, lifts
 from nightlab.live.holdout import Three, three
+from nightlab.live.opening import where
 from nightlab.live.shrink import is_calibrated
-from nightlab.live.store import Arm, Side, Store
+from nightlab.live.store import Arm, Side, Store, open_store
+from nightlab.place import Place
 from nightlab.task import Live
 
 
@@ -17,7 +23,7 @@ def results(store: Store, live: Live, *, now: float) -> dict[str, Any]:
     snapshot = Snapshot.of(store, live.outcome, live.guardrails)
     split, arms = store.split(), {arm.number: arm for arm in store.arms()}
     asked, known = claims.asked(store), claims.channel(store, snapshot, live.effect)
-    found = three(store, snapshot, live)
+    found, claimed = three(store, snapshot, live), claims.insights(store, snapshot, live, now=now)
     return {
         "champion": split.champion if split else None,
         "split": split.version if split else None,
@@ -25,12 +31,34 @@ def results(store: Store, live: Live, *, now: float) -> dict[str, Any]:
         "outcome": live.outcome,
         "arms": [_arm(arm, arms, snapshot, known, live) for arm in arms.values()],
         "waiting": [_waits(arm, arms) for arm in arms.values() if arm.status == "waiting"],
-        "claims": [one.words() for one in claims.insights(store, snapshot, live, now=now)],
+        "claims": [one.told() for one in claimed],
+        "findings": _findings(claimed, None if found is None else lift(found)),
         "questions": {"asked": len(asked), "open": sum(one.ended is None for one in asked)},
         "lift": None if found is None else lift(found),
         "apart": store.apart(),
         "is_calibrated": is_calibrated(known.lifts, live.effect),
     }
+
+
+def of_place(place: Place) -> dict[str, Any] | None:
+    """The results of a study, as the page shows them; None where its task has no visitors."""
+    live = task.load(place.root).live
+    if live is None:
+        return None
+    with closing(open_store(where(place), layer=place.name)) as store:
+        return results(store, live, now=clock()())
+
+
+def _findings(claimed: Sequence[claims.Insight], lift: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The lift and the claims in the form of the report's other insights."""
+    blank = {"effect": None, "low": None, "high": None, "count": 0, "kept": 0, "failed": 0, "grade": None}
+    found: list[dict[str, Any]] = []
+    if lift:
+        found.append({"subject": "all changes together", "words": lift["words"], "holds": None, "experiments": []})
+    for one in claimed:
+        arm = one.question.arm
+        found.append({"subject": f"version {arm}", "words": one.words(), "holds": True, "experiments": [arm]})
+    return [{"kind": "claim", **blank, **one} for one in found]
 
 
 def lift(found: Three) -> dict[str, Any]:
@@ -85,7 +113,7 @@ def lines(told: dict[str, Any]) -> list[str]:
     said = [f"champion: version {told['champion']} (split {told['split']}); outcome: {told['outcome']}"]
     said += [_line(one) for one in told["arms"]]
     said += [f"waits for approval: version {one['number']}: {_changed(one['changes'])}" for one in told["waiting"]]
-    said += told["claims"] or ["no claim stands yet"]
+    said += [one["words"] for one in told["claims"]] or ["no claim stands yet"]
     if told["lift"]:
         said.append(told["lift"]["words"])
     apart = ", ".join(f"{count} {reason}" for reason, count in told["apart"].items())

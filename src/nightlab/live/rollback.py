@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nightlab.errors import BadTask, NotFound
+from nightlab.live.assignment import shares
 from nightlab.live.store import Split, Store
 
 
@@ -25,4 +26,4 @@ def roll_back(store: Store, number: int | None = None, *, words: str = "rolled b
     while champion == number or arms[champion].status in ("rolled back", "frozen"):
         champion = arms[champion].parent or 0
     weights = {arm: weight for arm, weight in now.weights.items() if arm != number}
-    return number, store.put_split({champion: 1.0, **weights}, champion)
+    return number, store.put_split(shares({champion: max(now.weights.values()), **weights}), champion)
