@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import wait_for
-from pages import Visit, chromium, served, visit
+from pages import Visit, chromium, patience, served, visit
 from playwright.sync_api import expect
 
 from nightlab import tasks
