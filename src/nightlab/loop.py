@@ -163,6 +163,7 @@ class Loop:
             around=self.around,
             clock=clock,
         )
+        self.search.racing = lambda: [race.proposal.facts for race in self._races.values()]
         self.seed = seed
         self.reason: str | None = None
         self.is_paused, self.is_asked_to_stop, self.prune_follows = ledger.is_paused(), False, False

@@ -446,3 +446,16 @@ def test_under_a_wall_budget_runs_are_compared_on_one_class_of_hardware_only(lab
     assert loop.sigma is not None
     assert loop.sigma < 1.0
     assert {lab.ledger.hardware()[run["id"]] for run in lab.ledger.runs(0)} == {"fast", "slow"}
+
+
+def test_who_has_ideas_is_told_what_is_being_tried(lab: Lab) -> None:
+    told: list[list[object]] = []
+
+    class Watching(Scripted):
+        def propose(self, context: Context) -> Proposal | None:
+            told.append([facts["number"] for facts in context.racing])
+            return Proposal("x", {"train.py": f"KNOB = {6 + context.number}\n"}, {"number": context.number})
+
+    lab.loop(Watching([]), slots=3).run(Stop(experiments=3))
+
+    assert told == [[], [0], [0, 1]]
