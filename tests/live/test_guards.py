@@ -37,6 +37,11 @@ def test_splits_are_judged_each_by_itself() -> None:
     assert sample_ratio([]) == sample_ratio([({0: 0.5, 1: 0.5}, {})]) == pytest.approx(1)
 
 
+def test_the_first_visitor_says_nothing_of_the_split() -> None:
+    assert sample_ratio([({0: 0.7, 1: 0.3}, {0: 1})]) == pytest.approx(1)
+    assert sample_ratio([({0: 0.7, 1: 0.3}, {1: 1})]) == pytest.approx(1)
+
+
 def test_an_arm_that_gets_nobody_is_noticed() -> None:
     assert must_freeze(sample_ratio([({0: 0.5, 1: 0.5}, {0: 60})]))
 

@@ -57,6 +57,14 @@ def test_a_channel_without_history_is_sceptical() -> None:
     assert found.is_worth_serving
 
 
+def test_a_channel_is_judged_by_its_own_history() -> None:
+    rich = learn([Lift(0.4 + 0.01 * (at % 5), 0.05) for at in range(40)], 0.2)
+
+    assert rich.experiments == 40
+    assert rich.posterior(Lift(0.1, 0.3)).lift == pytest.approx(0.4, abs=0.1)
+    assert rich.posterior(Lift(0.1, 0.3)).lift > 3 * learn([], 0.2).posterior(Lift(0.1, 0.3)).lift
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.builds(Lift, st.floats(-0.9, 5), st.floats(0.01, 2)), max_size=20), st.floats(-0.99, 50))
 def test_beliefs_are_beliefs_whatever_was_seen(lifts: list[Lift], at: float) -> None:
@@ -104,4 +112,5 @@ def test_a_segment_leans_on_the_others_the_more_the_less_is_known_of_it() -> Non
     assert found["other"].shrunk.lift < 0.3
     assert found["other"].shrunk.stderr < 0.5
     assert len({round(one.shrunk.lift, 9) for one in together.values()}) == 1
+    assert 0.05 < together["desk"].shrunk.lift < 0.2
     assert shrink_segments({}, learn([], 0.2), 0.2) == {}

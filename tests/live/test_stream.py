@@ -26,6 +26,12 @@ def test_the_first_question_needs_a_hundred() -> None:
     assert answers([Question("a", 0, 7, 100.1)])[0].is_claimed
 
 
+def test_each_question_takes_its_part_of_what_is_left() -> None:
+    levels = [one.level for one in answers([Question("q", at, None, 0) for at in range(3)])]
+
+    assert levels == pytest.approx([0.1 * 0.1, 0.09 * 0.1 / 2, 0.0855 * 0.1 / 3])
+
+
 def test_a_claim_raises_the_levels_of_those_that_begin_after_it_only() -> None:
     claimed = Question("first", 0, 7, 1e6)
     during, after = (answers([claimed, Question("next", began, None, 0)])[1].level for began in (6.9, 7.0))
