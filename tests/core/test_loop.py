@@ -454,7 +454,7 @@ def test_who_has_ideas_is_told_what_is_being_tried(lab: Lab) -> None:
     class Watching(Scripted):
         def propose(self, context: Context) -> Proposal | None:
             told.append([facts["number"] for facts in context.racing])
-            return Proposal("x", {"train.py": f"KNOB = {5 + context.number}\n"}, {"number": context.number})
+            return Proposal("x", {"train.py": f"KNOB = {6 + context.number}\n"}, {"number": context.number})
 
     lab.loop(Watching([]), slots=3).run(Stop(experiments=3))
 
