@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
+import pytest
 
 from nightlab.live.store import Arm, Rules, Split, Store, open_store
 
@@ -135,8 +139,86 @@ def act(client: httpx.Client, token: str, key: str = "once", name: str = "signup
     return client.post("/v1/event", json={"token": token, "id": key, "name": name, "consent": True}, **more)
 
 
-def cluster(folder: Path) -> Path | None:
+def programs_of_postgres() -> Path | None:
     """Where PostgreSQL's programs are; None: it is not installed."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
     which = shutil.which("initdb")
     return found[-1].parent if found else Path(which).resolve().parent if which else None
+
+
+@dataclass
+class Cluster:
+    """A PostgreSQL server of its own, on a socket in its folder; it can be killed and started again."""
+
+    folder: Path
+    programs: Path
+    who: str | None
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it is reached."""
+        return f"postgresql:///postgres?host={self.folder}&user=tester"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self.process = subprocess.Popen(
+            [
+                self.programs / "postgres",
+                "-D",
+                self.folder / "data",
+                "-k",
+                self.folder,
+                "-h",
+                "",
+                "-c",
+                "log_min_messages=panic",
+            ],
+            user=self.who,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 60
+        while subprocess.run([self.programs / "pg_isready", "-q", "-h", self.folder, "-d", "postgres"]).returncode:
+            assert time.monotonic() < deadline, "PostgreSQL does not come up"
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """Kill the server and all that belongs to it at once, as a power cut would."""
+        assert self.process is not None
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        for one in (self.process, *children):
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                os.kill(one.pid, signal.SIGKILL)
+        self.process.wait()
+        psutil.wait_procs(children, timeout=10)
+
+
+@contextmanager
+def postgres() -> Iterator[Cluster]:
+    """A running server with an empty database; the test is skipped where PostgreSQL is not installed."""
+    programs = programs_of_postgres()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed here: apt-get install postgresql")
+    who = None
+    if os.getuid() == 0:  # it does not run as root
+        who = next(user.pw_name for name in ("postgres", "nobody") for user in pwd.getpwall() if user.pw_name == name)
+    folder = Path(tempfile.mkdtemp(prefix="nl-pg-", dir="/tmp"))
+    server = Cluster(folder, programs, who)
+    try:
+        if who:
+            shutil.chown(folder, who)
+        subprocess.run(
+            [programs / "initdb", "-D", folder / "data", "-U", "tester", "-A", "trust", "--no-locale", "-E", "UTF8"],
+            check=True,
+            capture_output=True,
+            user=who,
+            cwd="/tmp",
+        )
+        server.start()
+        yield server
+    finally:
+        if server.process is not None:
+            server.kill()
+        shutil.rmtree(folder)

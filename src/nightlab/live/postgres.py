@@ -30,7 +30,7 @@ class Postgres:
             raise BadPlugin(
                 'a live store on PostgreSQL needs psycopg, not installed here: pip install "nightlab[live]"'
             )
-        self.name = url.rpartition("@")[2]
+        self.name = url.partition("?")[0].rpartition("@")[2].removeprefix("postgresql://") or "this machine"
         self._url = url
         self._lock = threading.RLock()
         self._within = False
