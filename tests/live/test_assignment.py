@@ -56,6 +56,7 @@ def test_equal_weights(arms: int, weights: list[float]) -> None:
     assert equal_weights(arms) == pytest.approx(weights, abs=1e-8)
 
 
+@settings(deadline=None)
 @given(WEIGHTS)
 def test_shares_are_whole_buckets_and_add_up(weights: dict[int, float]) -> None:
     found = shares(weights)
@@ -63,9 +64,10 @@ def test_shares_are_whole_buckets_and_add_up(weights: dict[int, float]) -> None:
     assert sum(round(share * 10_000) for share in found.values()) == 10_000
     for arm, share in found.items():
         assert share == round(share * 10_000) / 10_000
-        assert abs(share - weights[arm] / sum(weights.values())) <= 1e-4
+        assert abs(share - weights[arm] / sum(weights.values())) <= 1e-4 + 1e-12
 
 
+@settings(deadline=None)
 @given(WEIGHTS, st.text(max_size=20))
 def test_shares_of_shares_are_the_same_shares(weights: dict[int, float], unit: str) -> None:
     assert shares(shares(weights)) == shares(weights)

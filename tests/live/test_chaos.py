@@ -15,7 +15,7 @@ from nightlab import tasks
 from nightlab.ledger import Ledger
 from nightlab.live.clock import CLOCK, clock
 from nightlab.live.store import open_store
-from nightlab.live.traffic import Line, Traffic
+from nightlab.live.load import Line, Load
 from nightlab.live.visitors import people
 from nightlab.place import Place, first_commit
 
@@ -23,7 +23,7 @@ KILLS = int(os.environ.get("NIGHTLAB_KILLS", "50"))
 SPEED = 40_000
 
 
-class Watched(Traffic):
+class Watched(Load):
     """A load that remembers what each visitor was told to see under which split."""
 
     def events(self, visitors, said, at):

@@ -13,7 +13,7 @@ import pytest
 from services import Served, deployed, folder_of, postgres, served, started
 
 from nightlab.errors import NightlabError
-from nightlab.live.load import Connection
+from nightlab.live.throughput import Connection
 from nightlab.live.store import Side, Store, open_store
 
 pytestmark = pytest.mark.slow

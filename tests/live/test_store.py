@@ -12,7 +12,7 @@ import pytest
 from services import deployed, postgres
 
 from nightlab.errors import BadLedger, NotFound
-from nightlab.live.load import filled, reading
+from nightlab.live.throughput import filled, reading
 from nightlab.live.store import Arm, Counts, Exposure, Outcome, Rules, Side, Store, open_store
 
 DAY = 86_400.0

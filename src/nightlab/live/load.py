@@ -1,151 +1,152 @@
-"""Load: how many assignments and durable events a service bears, told over real HTTP by a client that costs little."""
+"""The load: simulated visitors who use the real service over HTTP, in batches, as a server-side integration would.
+
+    assign     a thousand units at a time are told what they see
+    expose     they have seen it
+    event      some of them sign up, a while later
+
+Each visitor comes once, at the simulated moment of the batch.
+"""
 
 from __future__ import annotations
 
-import asyncio
+import http.client
 import json
-import os
+import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from nightlab.errors import NightlabError
-from nightlab.live.store import Arm, Exposure, Outcome, Rules, Store, open_store
+from nightlab.live.visitors import People, Visitor
+from nightlab.values import Clock
 
-Bodies = Callable[[int], tuple[str, Any, int]]
-"""Of the n-th request: its path, its body, and how many things it asks for."""
-Seen = Callable[[Any], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """What a service bore: things a second, and how long 99 of 100 requests took at most, in milliseconds."""
-
-    a_second: float
-    p99: float
-    things: int
+BATCH = 1000
+_AGAIN = (503, 429)
+_PATIENCE = 0.05
 
 
-class Connection:
-    """One keep-alive connection that posts JSON and reads the answers."""
+@dataclass(slots=True)
+class Tally:
+    """What a load did: units shown something, outcomes acknowledged, requests sent again."""
+
+    shown: int = 0
+    acknowledged: int = 0
+    again: int = 0
+    arms: Counter[int] = field(default_factory=Counter)
+
+
+class Line:
+    """One connection that is kept open; a request that was not acknowledged is sent again, with the same ids."""
 
     def __init__(self, url: str, key: str) -> None:
-        parts = urlsplit(url)
-        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
-        self._head = f"HTTP/1.1\r\nhost: {parts.netloc}\r\nauthorization: Bearer {key}\r\ncontent-length: "
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._where = urlsplit(url).netloc
+        self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        self._open: http.client.HTTPConnection | None = None
+        self.again = 0
 
-    async def post(self, path: str, body: Any) -> Any:
-        """The answer to a body. Raises NightlabError where it is not 200, OSError where nobody answers."""
-        if self._streams is None:
-            self._streams = await asyncio.open_connection(self._host, self._port)
-        reader, writer = self._streams
-        sent = json.dumps(body, separators=(",", ":")).encode()
-        writer.write(f"POST {path} {self._head}{len(sent)}\r\n\r\n".encode() + sent)
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
-            answer = await reader.readexactly(length)
-        except asyncio.IncompleteReadError as error:
-            self.close()
-            raise ConnectionResetError("the service went away") from error
-        if not head.startswith(b"HTTP/1.1 200"):
-            raise NightlabError(f"the service said {answer[:200]!r} to {path}")
-        return json.loads(answer)
+    def post(self, path: str, body: Mapping[str, Any], *, over: threading.Event | None = None) -> dict[str, Any] | None:
+        """The answer to a request, however often it takes; None: told to stop before there was one."""
+        text = json.dumps(body, separators=(",", ":"))
+        while over is None or not over.is_set():
+            try:
+                self._open = self._open or http.client.HTTPConnection(self._where, timeout=10)
+                self._open.request("POST", path, text, self._headers)
+                answer = self._open.getresponse()
+                said = answer.read()
+                if answer.status == 200:
+                    found: dict[str, Any] = json.loads(said)
+                    return found
+                if answer.status not in _AGAIN:
+                    raise ValueError(f"{path} was answered with {answer.status}: {said[:200]!r}")
+            except (OSError, http.client.HTTPException):
+                self.close()
+            self.again += 1
+            time.sleep(_PATIENCE)
+        return None
 
     def close(self) -> None:
         """Hang up."""
-        if self._streams is not None:
-            self._streams[1].close()
-            self._streams = None
+        if self._open is not None:
+            self._open.close()
+            self._open = None
 
 
-async def press(url: str, key: str, bodies: Bodies, *, seconds: float, connections: int, seen: Seen | None) -> Rate:
-    """Post as fast as the answers come, on some connections, for a while."""
-    took: list[float] = []
-    things = 0
-    number = iter(range(1 << 62))
-    begin = time.perf_counter()
+class Load:
+    """Visitors for as long as the block lasts: a number for each simulated day, or as many as there is time for."""
 
-    async def one(connection: Connection) -> None:
-        nonlocal things
-        while time.perf_counter() - begin < seconds:
-            path, body, size = bodies(next(number))
-            asked = time.perf_counter()
-            answer = await connection.post(path, body)
-            took.append(time.perf_counter() - asked)
-            things += size
-            if seen:
-                seen(answer)
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        crowd: People,
+        *,
+        clock: Clock,
+        seed: int = 0,
+        visitors_a_day: float | None = None,
+        outcome: str = "signup",
+    ) -> None:
+        self._line, self._crowd, self._clock = Line(url, key), crowd, clock
+        self._seed, self._a_day, self._outcome = seed, visitors_a_day, outcome
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._come, name="load", daemon=True)
+        self.tally = Tally()
+        self.trouble: Exception | None = None
 
-    lines = [Connection(url, key) for _ in range(connections)]
-    try:
-        await asyncio.gather(*(one(line) for line in lines))
-    finally:
-        for line in lines:
-            line.close()
-    took.sort()
-    return Rate(things / (time.perf_counter() - begin), took[int(len(took) * 0.99)] * 1000, things)
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self._line.close()
 
-def assignments(url: str, key: str, *, seconds: float = 3.0, batch: int = 100, connections: int = 2) -> Rate:
-    """How many visitors a second are assigned, by the hundred."""
-    salt = os.urandom(4).hex()
+    def _come(self) -> None:
+        began = self._clock()
+        while not self._over.is_set():
+            days = (self._clock() - began) / 86400
+            if self._a_day is not None and self.tally.shown > days * self._a_day:
+                self._over.wait(0.01)
+                continue
+            visit(self._line, list(self._crowd.come(self._seed, BATCH, first=self.tally.shown)), self)
+            self.tally.again = self._line.again
 
-    def bodies(n: int) -> tuple[str, Any, int]:
-        return "/v1/assign", {"units": [f"{salt}-{n}-{one}" for one in range(batch)]}, batch
+    # What a batch needs to know
 
-    return asyncio.run(press(url, key, bodies, seconds=seconds, connections=connections, seen=None))
+    @property
+    def over(self) -> threading.Event:
+        """Set when no more visitors are to come."""
+        return self._over
 
+    def events(self, visitors: Sequence[Visitor], said: Mapping[str, Any], at: float) -> list[dict[str, Any]]:
+        """What these visitors do, having seen what they were assigned."""
+        found = []
+        for one, seen in zip(visitors, said["assignments"], strict=True):
+            self.tally.arms[seen["arm"]] += 1
+            if self._crowd.signs_up(one, said["copies"][str(seen["arm"])]):
+                found.append({"token": seen["token"], "id": "1", "name": self._outcome, "at": at})
+        return found
 
-def events(url: str, key: str, *, seconds: float = 3.0, batch: int = 100, connections: int = 4) -> Rate:
-    """How many events a second are safe on the disk when they are acknowledged: half exposures, half outcomes."""
-    salt = os.urandom(4).hex()
-    tokens: list[list[str]] = []
-
-    def asked(n: int) -> tuple[str, Any, int]:
-        return "/v1/assign", {"units": [f"{salt}-{n}-{one}" for one in range(batch)]}, batch
-
-    def seen(answer: Any) -> None:
-        tokens.append([one["token"] for one in answer["assignments"]])
-
-    def bodies(n: int) -> tuple[str, Any, int]:
-        those = tokens[n // 2 % len(tokens)]
-        if n % 2 == 0:
-            return "/v1/expose", {"exposures": [{"token": token} for token in those]}, batch
-        named = [{"token": token, "id": f"{n}", "name": "conversion"} for token in those]
-        return "/v1/event", {"events": named}, batch
-
-    asyncio.run(press(url, key, asked, seconds=seconds / 2, connections=connections, seen=seen))
-    return asyncio.run(press(url, key, bodies, seconds=seconds, connections=connections, seen=None))
-
-
-def filled(where: str | Path, number: int, *, batch: int = 5_000) -> Store:
-    """A store with this many events: half exposures of two arms, half outcomes."""
-    store = open_store(where)
-    store.begin(Rules("load"))
-    for arm in (0, 1):
-        store.put_arm(Arm(arm, 0 if arm else None, {}, str(arm), "serving"))
-    split, now = store.put_split({0: 0.5, 1: 0.5}, 0), time.time()
-    for begin in range(0, number // 2, batch):
-        units = [os.urandom(16) for _ in range(min(batch, number // 2 - begin))]
-        store.record(*_events(units, split.version, now))
-    return store
+    def moment(self) -> float:
+        """Now, for those who come now."""
+        return self._clock()
 
 
-def _events(units: Sequence[bytes], version: int, now: float) -> tuple[list[Exposure], list[Outcome]]:
-    exposures = [Exposure(unit, n % 2, version, at=now) for n, unit in enumerate(units)]
-    return exposures, [Outcome(unit.hex(), unit, "conversion", at=now) for unit in units]
-
-
-def reading(store: Store) -> float:
-    """How many seconds it takes to read what a results page shows."""
-    begin = time.perf_counter()
-    store.counts(1, 0, "conversion")
-    store.totals("conversion")
-    store.holdout("conversion")
-    store.apart()
-    return time.perf_counter() - begin
+def visit(line: Line, visitors: Sequence[Visitor], load: Load) -> None:
+    """One batch, from being assigned to having signed up or not."""
+    at = load.moment()
+    said = line.post("/v1/assign", {"units": [one.unit for one in visitors]}, over=load.over)
+    if said is None:
+        return
+    seen = [
+        {"token": one["token"], "segment": {"audience": visitor.audience}, "at": at}
+        for visitor, one in zip(visitors, said["assignments"], strict=True)
+    ]
+    if line.post("/v1/expose", {"exposures": seen}, over=load.over) is None:
+        return
+    load.tally.shown += len(visitors)
+    events = load.events(visitors, said, at + 1.0)
+    if events and line.post("/v1/event", {"events": events}, over=load.over) is not None:
+        load.tally.acknowledged += len(events)
