@@ -14,8 +14,8 @@ from services import served
 from nightlab import tasks
 from nightlab.ledger import Ledger
 from nightlab.live.clock import CLOCK, clock
-from nightlab.live.store import open_store
 from nightlab.live.load import Line, Load
+from nightlab.live.store import open_store
 from nightlab.live.visitors import people
 from nightlab.place import Place, first_commit
 

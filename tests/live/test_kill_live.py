@@ -13,8 +13,8 @@ import pytest
 from services import Served, deployed, folder_of, postgres, served, started
 
 from nightlab.errors import NightlabError
-from nightlab.live.throughput import Connection
 from nightlab.live.store import Side, Store, open_store
+from nightlab.live.throughput import Connection
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("NIGHTLAB_KILLS", "50"))

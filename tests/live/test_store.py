@@ -12,8 +12,8 @@ import pytest
 from services import deployed, postgres
 
 from nightlab.errors import BadLedger, NotFound
-from nightlab.live.throughput import filled, reading
 from nightlab.live.store import Arm, Counts, Exposure, Outcome, Rules, Side, Store, open_store
+from nightlab.live.throughput import filled, reading
 
 DAY = 86_400.0
 T0 = 1_000 * DAY

@@ -162,7 +162,6 @@ def visitors(
 ) -> None:
     """Simulated visitors of the landing template, who use the service over HTTP with the key in NIGHTLAB_LIVE_KEY."""
     from nightlab.live.clock import clock
-    from nightlab.live.load import Load
     from nightlab.live.visitors import people
 
     key = os.environ.get(_KEY)
@@ -170,7 +169,7 @@ def visitors(
         raise BadTask(f"{_KEY} is not set; nightlab live serve says the key")
     end = time.monotonic() + seconds(for_)
     with (
-        Traffic(url, key, people(), clock=clock(), seed=seed, visitors_a_day=a_day) as load,
+        Load(url, key, people(), clock=clock(), seed=seed, visitors_a_day=a_day) as load,
         suppress(KeyboardInterrupt),
     ):
         while time.monotonic() < end and load.trouble is None:
