@@ -162,6 +162,7 @@ def visitors(
 ) -> None:
     """Simulated visitors of the landing template, who use the service over HTTP with the key in NIGHTLAB_LIVE_KEY."""
     from nightlab.live.clock import clock
+    from nightlab.live.load import Load
     from nightlab.live.visitors import people
 
     key = os.environ.get(_KEY)
