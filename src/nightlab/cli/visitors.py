@@ -169,7 +169,10 @@ def visitors(
     if not key:
         raise BadTask(f"{_KEY} is not set; nightlab live serve says the key")
     end = time.monotonic() + seconds(for_)
-    with Load(url, key, people(), clock=clock(), seed=seed, visitors_a_day=a_day) as load, suppress(KeyboardInterrupt):
+    with (
+        Load(url, key, people(), clock=clock(), seed=seed, visitors_a_day=a_day) as load,
+        suppress(KeyboardInterrupt),
+    ):
         while time.monotonic() < end and load.trouble is None:
             time.sleep(0.1)
     if load.trouble:
