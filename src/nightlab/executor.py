@@ -30,7 +30,12 @@ class Executor(Protocol):
 
     @property
     def slots(self) -> int:
-        """How many runs it is meant to have in flight."""
+        """How many runs it is meant to have in flight; slots may come and go."""
+        ...
+
+    @property
+    def level(self) -> str:
+        """The sandbox level its runs live in."""
         ...
 
     def submit(self, job: Job) -> Future[Run]:
@@ -86,7 +91,7 @@ class LocalExecutor:
         if lock is None:
             raise StudyBusy(f"{job.folder} belongs to a run that has not ended; wait for it with recover()")
         try:
-            _clear(job.folder)
+            clear(job.folder)
             order.write()
             return self._start(job, lock)
         finally:
@@ -206,9 +211,9 @@ def _wait_for_lock(folder: Path) -> None:
             os.close(lock)
 
 
-def _clear(folder: Path) -> None:
+def clear(folder: Path) -> None:
     """Make `out/` anew, and forget an earlier attempt's result and log."""
-    for name in ("out", "home", "tmp", "result.json", "log", "session"):
+    for name in ("out", "home", "tmp", "result.json", "log", "session", "machine.json"):
         path = folder / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

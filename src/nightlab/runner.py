@@ -170,8 +170,7 @@ class Runner:
             job = self.evaluator.prepare(job, seed=attempt.seed, budget=self._amount(attempt))
             run = self.executor.submit(job).result()
         run = self._held_to_its_budget(attempt, run)
-        log = run.log()
-        found = Finding(attempt, run, tail=log[-2000:], facts=facts.facts(log, tree, checkout, busy=busy))
+        found = Finding(attempt, run, tail=run.log()[-2000:], facts=facts.facts(run, tree, checkout, busy=busy))
         if run.outcome is not Outcome.FINISHED:
             self._blame(checkout, run)
             return found
