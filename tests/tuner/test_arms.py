@@ -112,9 +112,9 @@ def test_no_tree_is_proposed_that_was_tried(text: str) -> None:
 
 
 def test_an_arm_with_nothing_left_says_so() -> None:
-    assert [arm.propose(context(MLP, was_tried=lambda _: True)) for arm in arms()] == [None] * 5
-    assert [arm.propose(context("x = = 1\n")) for arm in arms()] == [None] * 5
-    assert [arm.propose(Context({"prompt.txt": "LR = 0.1"}, "m", "lower", 0, 1)) for arm in arms()] == [None] * 5
+    assert [arm.propose(context(MLP, was_tried=lambda _: True)) for arm in arms()] == [None] * 6
+    assert [arm.propose(context("x = = 1\n")) for arm in arms()] == [None] * 6
+    assert [arm.propose(Context({"prompt.txt": "LR = 0.1"}, "m", "lower", 0, 1)) for arm in arms()] == [None] * 6
 
 
 def test_comments_and_the_lines_around_a_change_stay() -> None:
