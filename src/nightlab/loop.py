@@ -219,7 +219,7 @@ class Loop:
         self._repeat_ahead()
         self._flush()
         awaited: set[Future[Any]] = {*self._flying, *self.search.futures}
-        if not awaited and (self.is_paused or self.search.may_think):
+        if not awaited and (self.is_paused or self.search.may_think or not self.slots.count):
             time.sleep(_TICK)
         wait(awaited, timeout=_TICK, return_when=FIRST_COMPLETED)
         for future in sorted((one for one in self._flying if one.done()), key=lambda one: self._flying[one].run):

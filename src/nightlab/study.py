@@ -16,7 +16,7 @@ from nightlab.audit import Auditor
 from nightlab.decide import Policy
 from nightlab.errors import BadTask, NightlabError, NotFound
 from nightlab.evaluator import Artifact, Evaluator, Predictions, Printed, command_line
-from nightlab.executor import LocalExecutor
+from nightlab.executor import Executor
 from nightlab.judge import Judge, Part
 from nightlab.ledger import Event, Ledger
 from nightlab.lineage import Lineage
@@ -93,16 +93,19 @@ class Study:
         slots: int = 1,
         jail: str | None = None,
         unsafe: bool = False,
+        executor: str = "local",
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         """Open the study at a place, or start it from HEAD. The caller holds it (`held`).
 
-        The strongest jail there is unless one is forced; `unsafe` allows none, and a weaker one than at the start.
+        Runs happen where the executor of this name has them, with these options of its own. The strongest jail there is unless one is forced; `unsafe` allows none, and a weaker one than at the start.
         """
         self.place = place
         _refuse_records(place)
         self.task = load_task(place)
         self.ledger = _opened(place)
         self._slots, self._jail, self._unsafe = slots, jail, unsafe
+        self._executor, self._options = executor, options or {}
         known = self.ledger.study()
         self.is_new = known is None
         metric = self.task.metric
@@ -117,7 +120,7 @@ class Study:
         self._read_at, self._seen = 0, list[str]()
         self.facts = self._checked(known) if known else self._start(seed or 0, policy or "race")
         self.ledger.wishes("stop", "pause", "resume")  # they were for the lab before
-        session = {"slots": slots, "jail": self.executor.level}
+        session = {"slots": slots, "jail": self.executor.level, "executor": executor}
         self.ledger.append(Event("began", str(self.ledger.count("began")), session))
 
     def _checked(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -158,9 +161,11 @@ class Study:
         return facts
 
     @cached_property
-    def executor(self) -> LocalExecutor:
-        """Where runs happen."""
-        return LocalExecutor(self._slots, self._jail, unsafe=self._unsafe)
+    def executor(self) -> Executor:
+        """Where runs happen. One that is timed by the clock has its cores and its GPU for itself."""
+        settings = {"slots": self._slots, "level": self._jail, "unsafe": self._unsafe}
+        settings |= {"exclusive": self.task.budget.kind == "wall"}
+        return plugins.executor(self._executor, settings, self._options)
 
     @cached_property
     def runner(self) -> Runner:

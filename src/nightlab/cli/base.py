@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -103,6 +103,8 @@ def open_study(
     workers: int = 1,
     must_exist: bool = False,
     unsafe: bool = False,
+    executor: str = "local",
+    options: Mapping[str, Any] | None = None,
 ) -> Iterator[Study]:
     """A study held by this process, until the block ends. Raises StudyBusy where another holds it."""
     from nightlab.place import held
@@ -112,7 +114,8 @@ def open_study(
     if must_exist:
         place.read().close()
     with held(place):
-        study = Study(place, seed=seed, policy=policy, slots=workers, unsafe=unsafe)
+        where: dict[str, Any] = {"executor": executor, "options": options}
+        study = Study(place, seed=seed, policy=policy, slots=workers, unsafe=unsafe, **where)
         try:
             yield study
         finally:

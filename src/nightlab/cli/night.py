@@ -108,6 +108,15 @@ def run(
     audit: Annotated[
         bool, typer.Option("--audit/--no-audit", help="Prune, audit and try larger rungs at checkpoints and the end.")
     ] = True,
+    executor: Annotated[
+        str, typer.Option(help="Where runs happen: local, ray, slurm, module:attribute. See docs/cluster.md.")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="The Ray cluster to use; one on this machine unless said.")
+    ] = None,
+    partition: Annotated[str | None, typer.Option(help="The Slurm partition to use.")] = None,
+    cores: Annotated[int | None, typer.Option(min=1, help="Cores of each run, on a cluster (1).")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="Whole GPUs of each run, on a cluster.")] = None,
     unsafe: Unsafe = False,
     notify: Notify = None,
     notify_when: NotifyWhen = "end",
@@ -123,9 +132,12 @@ def run(
     _check_numbers(max_cost, target, agent_time)
     stop = Stop(experiments, None if for_ is None else seconds(for_), target, None, max_cost, max_tokens, plateau)
     limits = {"money": max_cost, "tokens": max_tokens, "drafts": drafts, "seconds": seconds(agent_time)}
+    chosen = {"address": address, "partition": partition, "cores": cores, "gpus": gpus}
+    options = {name: value for name, value in chosen.items() if value is not None}
+    where: dict[str, Any] = {"workers": workers, "unsafe": unsafe, "executor": executor, "options": options}
     with (
         _crew(agent or ["tuner"], say=speaker(as_json), replay=replay, **limits) as crew,
-        open_study(study, seed=seed, policy=policy, workers=workers, unsafe=unsafe) as opened,
+        open_study(study, seed=seed, policy=policy, **where) as opened,
         beside(opened.place, speaker(as_json)),
         _taking_part(opened, swarm, speaker(as_json)),
     ):
