@@ -75,7 +75,7 @@ def proposers(name: str) -> list[Proposer]:
 
 
 def executor(name: str, settings: Mapping[str, Any], options: Mapping[str, Any]) -> Executor:
-    """The executor behind a name. It is given those of the lab's settings that it takes, and every option of the user's.
+    """The executor behind a name: given those of the lab's settings that it takes, and every option of the user's.
 
     Raises BadPlugin where it does not take one of these, or is none.
     """

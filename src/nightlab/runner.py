@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from nightlab import facts
 from nightlab.errors import BadTask, Invalid, StudyStuck, Unscored
 from nightlab.evaluator import Evaluator, command_line
-from nightlab.executor import Executor
+from nightlab.executor import THREADS, Executor
 from nightlab.sandbox import standard_libraries
 from nightlab.task import Task
 from nightlab.values import Cost, Files, Job, Limits, Measurement, Outcome, Run, derived_seed
@@ -252,7 +252,7 @@ class Runner:
                 "NIGHTLAB_SEED": str(attempt.seed),
                 **({} if budget is None else {"NIGHTLAB_BUDGET": f"{budget:.17g}"}),
                 **({"NIGHTLAB_RUNG": attempt.rung} if attempt.rung else {}),
-                **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads),
+                **dict.fromkeys(THREADS, threads),
                 **{name: os.environ[name] for name in self.task.task.env if name in os.environ},
             },
             limits=limits(self.task, baseline, is_candidate=attempt.purpose == "candidate"),

@@ -98,7 +98,8 @@ class Study:
     ) -> None:
         """Open the study at a place, or start it from HEAD. The caller holds it (`held`).
 
-        Runs happen where the executor of this name has them, with these options of its own. The strongest jail there is unless one is forced; `unsafe` allows none, and a weaker one than at the start.
+        Runs happen where the executor of this name has them, with these options of its own. In the strongest jail there
+        is unless one is forced; `unsafe` allows none, and a weaker one than at the start.
         """
         self.place = place
         _refuse_records(place)

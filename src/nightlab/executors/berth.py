@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nightlab import __version__, facts
+from nightlab import __version__, facts, sandbox
 from nightlab.errors import NightlabError
-from nightlab.executor import LocalExecutor
+from nightlab.executor import LocalExecutor, Share
 from nightlab.executors.parcel import Listing, Reader, Store, change, lay, read
 from nightlab.values import Job, Run
 from nightlab.workspace import remove
@@ -51,6 +51,11 @@ class Catch:
     tree: Listing | None = None
     writable: tuple[Listing, ...] = ()
     objects: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def dealt(cores: int) -> Share:
+    """The share that an engine has dealt to this process: a number of cores, and the cards that it is shown."""
+    return Share(cards=tuple(sandbox.cards(os.environ.get("CUDA_VISIBLE_DEVICES"))), count=cores)
 
 
 def errand(job: Job, reader: Reader, keep: Callable[[str, bytes], None]) -> Errand:
@@ -94,8 +99,8 @@ class Berth:
     def __init__(self, cores: int = 1, level: str | None = None, *, unsafe: bool = False) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="nightlab-berth-"))
         self._store = Store(Path(tempfile.gettempdir()) / f"nightlab-objects-{os.getuid()}")
-        self._executor = LocalExecutor(1, level, linger=LINGER, unsafe=unsafe)
-        self._cores = cores
+        self._share = dealt(cores)
+        self._executor = LocalExecutor(1, level, linger=LINGER, unsafe=unsafe, given=self._share)
 
     def hello(self) -> dict[str, Any]:
         """Who and where this is, and the jail that works here. Raises NightlabError where none does."""
@@ -135,14 +140,12 @@ class Berth:
         named = [job.tree, job.folder, *job.readable, *job.writable]
         places = {path: self._home / str(n) / path.name for n, path in enumerate(named)}
         moved = _Moved(places)
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(self._cores))
-        cards = {name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES",) if os.environ.get(name)}
         return replace(
             job,
             argv=tuple(map(moved.text, job.argv)),
             tree=moved.path(job.tree),
             folder=moved.path(job.folder),
-            env={name: moved.text(value) for name, value in job.env.items()} | threads | cards,
+            env={name: moved.text(value) for name, value in job.env.items()},
             readable=tuple(map(moved.path, job.readable)),
             writable=tuple(map(moved.path, job.writable)),
             mounts={moved.text(where): what for where, what in job.mounts.items()},
@@ -157,7 +160,7 @@ class Berth:
         out = _new(job.folder / "out", {}, objects)
         tree = None if job.keeps_tree else _new(job.tree, sent.tree, objects)
         writable = tuple(_new(path, {}, objects) for path in job.writable)
-        return Catch(result, log, {**facts.machine(), "cores": self._cores}, out, tree, writable, objects)
+        return Catch(result, log, {**facts.machine(), **self._share.machine}, out, tree, writable, objects)
 
 
 def _new(folder: Path, before: Listing, objects: dict[str, bytes]) -> Listing:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import queue
 import socket
@@ -86,8 +87,11 @@ class Ferry:
 
     def _join(self) -> None:
         address, cores = self._wanted["address"], self._wanted["cores"]
-        most = {} if address or "RAY_ADDRESS" in os.environ else {"num_cpus": _own(cores * self._wanted["slots"])}
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR", **most)
+        is_own = address is None and "RAY_ADDRESS" not in os.environ
+        most = max(cores * self._wanted["slots"], len(os.sched_getaffinity(0))) if is_own else None
+        ray.init(
+            address=address, num_cpus=most, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        )
         has_cards = ray.cluster_resources().get("GPU", 0) >= 1
         cards = self._wanted["gpus"] if self._wanted["gpus"] is not None else int(has_cards)
         self._make = ray.remote(_RayBerth).options(
@@ -96,7 +100,11 @@ class Ferry:
 
     def _open(self) -> None:
         """Ask the cluster for one more berth; it is a slot once it has said hello."""
-        slot = _Slot(self._make.remote(self._wanted["cores"], self._level or self._wanted["level"], unsafe=self._wanted["unsafe"]))
+        slot = _Slot(
+            self._make.remote(
+                self._wanted["cores"], self._level or self._wanted["level"], unsafe=self._wanted["unsafe"]
+            )
+        )
         self._slots.append(slot)
         self._listen_for("hello", slot, slot.actor.hello.remote())
 
@@ -168,7 +176,9 @@ class Ferry:
             ray.kill(slot.actor, no_restart=True)
 
     def _dispatch(self) -> None:
-        while self._waiting and (slot := next((one for one in self._slots if one.is_ready and one.number is None), None)):
+        while self._waiting and (
+            slot := next((one for one in self._slots if one.is_ready and one.number is None), None)
+        ):
             number, folder = self._waiting.popleft()
             try:
                 sent = errand(Order.read(Path(folder)).job, self._reader, self._put)
@@ -211,10 +221,6 @@ class Ferry:
             self._slots.remove(slot)
             self._open()
             self._say_slots()
-
-
-def _own(cores: int) -> int:
-    return max(cores, len(os.sched_getaffinity(0)))
 
 
 if __name__ == "__main__":

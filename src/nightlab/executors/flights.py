@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
+from dataclasses import replace
 from pathlib import Path
 
 from nightlab.errors import NightlabError, StudyBusy
@@ -32,13 +33,15 @@ class Flights:
             self._flying[job.folder] = job, future
         return future
 
-    def end(self, job: Job, why: str) -> None:
+    def end(self, job: Job, why: str, *, is_killed: bool = False) -> None:
         """Resolve a job's future by the result file, which this attempt alone can have signed; without one it was
-        killed or lost, which says nothing about the patch."""
+        killed or lost, which says nothing about the patch. An engine's own kill may look like a crash of the run."""
         with self._mutex:
             _, future = self._flying.pop(job.folder, (job, None))
         if future is not None:
-            future.set_result(collect(job) or Run(job.id, Outcome.KILLED, why, job.folder))
+            run = collect(job) or Run(job.id, Outcome.KILLED, why, job.folder)
+            is_crash = is_killed and run.outcome is Outcome.CRASHED
+            future.set_result(replace(run, outcome=Outcome.KILLED, reason=why) if is_crash else run)
 
     def drop(self, job: Job) -> None:
         """Forget a job that could not be begun."""

@@ -3,8 +3,8 @@
     lab ---- words on a socket ---- ferry (Ray's driver) ---- berths (actors), each a warm server, a shim, a jail
 
 The ferry is a process of its own: Ray ends its driver when it loses its head, and the lab must not end with it. Lost
-ferry, lost berth, lost machine: what ran there counts as killed, and whoever asked for it asks again; Ray itself is told
-to repeat nothing. What a run came to is read from the result file its shim wrote, never from what Ray returns.
+ferry, lost berth, lost machine: what ran there counts as killed, and whoever asked for it asks again; Ray itself is
+told to repeat nothing. What a run came to is read from the result file its shim wrote, never from what Ray returns.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class RayExecutor:
         self._flights, self._mutex = Flights(), threading.Lock()
         self._locks: dict[str, int] = {}
         self._ferry: _Ferry | None = None
-        self._is_closed = False
+        self.is_closed = False
 
     @property
     def slots(self) -> int:
@@ -108,7 +108,7 @@ class RayExecutor:
 
     def close(self) -> None:
         """End what runs, give the berths back, end a cluster of our own."""
-        self._is_closed = True
+        self.is_closed = True
         for job in self._flights.close():
             self._kill(job)
         with self._mutex:
@@ -120,7 +120,7 @@ class RayExecutor:
         """The way to the cluster; a new one where it was lost."""
         with self._mutex:
             if self._ferry is None or not self._ferry.is_alive:
-                if self._is_closed:
+                if self.is_closed:
                     return None
                 self._ferry = _Ferry(self._wanted, self._flights)
             return self._ferry

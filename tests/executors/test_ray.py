@@ -1,0 +1,90 @@
+"""Ray keeps both contracts, on a real cluster: a head that runs nothing, and machines that come and go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from clusters import RayCluster, end_session, ray
+
+from nightlab.executors.ray import RayExecutor
+from nightlab.testing.executor_contract import ExecutorContract, shell_job
+from nightlab.testing.loss_contract import LossContract, assert_gone, stubborn, wait_for
+from nightlab.values import Outcome
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    with ray(tmp_path_factory.mktemp("ray")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def lasting(cluster: RayCluster) -> Iterator[list[RayExecutor]]:
+    """An executor for many tests; each that closes it has the next one made."""
+    kept: list[RayExecutor] = []
+    yield kept
+    for executor in kept:
+        executor.close()
+
+
+@pytest.fixture
+def executor(cluster: RayCluster, lasting: list[RayExecutor]) -> RayExecutor:
+    if not lasting or lasting[-1].is_closed:
+        lasting.append(RayExecutor(2, address=cluster.address))
+    wait_for_slots(lasting[-1], 2)
+    return lasting[-1]
+
+
+def wait_for_slots(executor: RayExecutor, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while executor.slots != count:
+        assert time.monotonic() < deadline, f"{executor.slots} slots, not {count}"
+        time.sleep(0.05)
+
+
+class TestRayExecutor(ExecutorContract):
+    @pytest.fixture
+    def executor(self, executor: RayExecutor) -> RayExecutor:  # type: ignore[override]
+        return executor
+
+
+class TestRayLosses(LossContract):
+    @pytest.fixture(autouse=True)
+    def _cluster(self, cluster: RayCluster) -> None:
+        self.cluster = cluster
+
+    def lose_machine(self, run: int) -> None:
+        """Its raylet and all; another machine joins."""
+        end_session(self.cluster.machines.pop())
+        self.cluster.machines.append(self.cluster.add())
+
+
+def test_slots_come_and_go_with_machines_and_a_lost_one_costs_its_runs_only(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    executor = RayExecutor(4, address=cluster.address)
+    wait_for_slots(executor, 2)
+    there, far = shell_job(tmp_path, "sleep 8; echo well", name="there"), shell_job(tmp_path, "true", name="far")
+    staying = executor.submit(there)
+    time.sleep(1)
+    cluster.machines.append(cluster.add())
+    wait_for_slots(executor, 4)
+    tag, lost = stubborn(tmp_path)
+    futures = [executor.submit(job) for job in (shell_job(tmp_path, "sleep 8", name="fill"), lost)]
+    wait_for(tag)
+
+    end_session(cluster.machines.pop())
+    deadline = time.monotonic() + 2.0
+
+    assert_gone(tag, deadline)
+    assert futures[1].result(timeout=30).outcome is Outcome.KILLED
+    assert "lost" in futures[1].result().reason
+    assert staying.result(timeout=30).log() == "well\n"
+    wait_for_slots(executor, 2)
+    assert executor.submit(far).result(timeout=30).outcome is Outcome.FINISHED
+    executor.close()
