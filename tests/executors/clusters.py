@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -129,6 +130,7 @@ class RayCluster:
 
     def __init__(self, folder: Path, *, machines: int = 1, cores: int = 2) -> None:
         self._folder, self._cores, port = folder, cores, free_port()
+        self.token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.address = f"127.0.0.1:{port}"
         self.head = self._start("--head", f"--port={port}", "--num-cpus=0", f"--temp-dir={folder}")
         self._wait()
@@ -136,7 +138,7 @@ class RayCluster:
 
     def _start(self, *words: str) -> subprocess.Popen[bytes]:
         ray = Path(sys.executable).with_name("ray")
-        command = [ray, "start", "--block", "--node-ip-address=127.0.0.1", "--disable-usage-stats", *words]
+        command = [ray, "start", "--block", "--disable-usage-stats", *words]
         more = ["--include-dashboard=false", "--object-store-memory=100000000"]
         with (self._folder / "ray.out").open("ab") as log:
             return subprocess.Popen(
@@ -144,6 +146,7 @@ class RayCluster:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=os.environ | self.token,
                 start_new_session=True,
             )
 

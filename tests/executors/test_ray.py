@@ -10,6 +10,7 @@ import pytest
 from clusters import RayCluster, end_session, ray
 
 from nightlab.executors.ray import RayExecutor
+from nightlab.shim import Order
 from nightlab.testing.executor_contract import ExecutorContract, shell_job
 from nightlab.testing.loss_contract import LossContract, assert_gone, stubborn, wait_for
 from nightlab.values import Outcome
@@ -19,7 +20,9 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
-    with ray(tmp_path_factory.mktemp("ray")) as cluster:
+    with ray(tmp_path_factory.mktemp("ray")) as cluster, pytest.MonkeyPatch.context() as patch:
+        for name, value in cluster.token.items():
+            patch.setenv(name, value)
         yield cluster
 
 
@@ -64,10 +67,16 @@ class TestRayLosses(LossContract):
         self.cluster.machines.append(self.cluster.add())
 
 
-def test_slots_come_and_go_with_machines_and_a_lost_one_costs_its_runs_only(
-    cluster: RayCluster, tmp_path: Path
-) -> None:
-    executor = RayExecutor(4, address=cluster.address)
+@pytest.fixture
+def alone(cluster: RayCluster, lasting: list[RayExecutor]) -> RayCluster:
+    """The cluster, with all its cores given back."""
+    for executor in lasting:
+        executor.close()
+    return cluster
+
+
+def test_slots_come_and_go_with_machines_and_a_lost_one_costs_its_runs_only(alone: RayCluster, tmp_path: Path) -> None:
+    cluster, executor = alone, RayExecutor(4, address=alone.address)
     wait_for_slots(executor, 2)
     there, far = shell_job(tmp_path, "sleep 8; echo well", name="there"), shell_job(tmp_path, "true", name="far")
     staying = executor.submit(there)
@@ -87,4 +96,31 @@ def test_slots_come_and_go_with_machines_and_a_lost_one_costs_its_runs_only(
     assert staying.result(timeout=30).log() == "well\n"
     wait_for_slots(executor, 2)
     assert executor.submit(far).result(timeout=30).outcome is Outcome.FINISHED
+    executor.close()
+
+
+LAB = """
+import sys, time
+from pathlib import Path
+from nightlab.executors.ray import RayExecutor
+from nightlab.shim import Order
+executor = RayExecutor(1, address=sys.argv[1])
+executor.submit(Order.read(Path(sys.argv[2])).job)
+time.sleep(600)
+"""
+
+
+def test_nothing_is_left_when_the_lab_itself_was_killed(alone: RayCluster, tmp_path: Path) -> None:
+    tag, job = stubborn(tmp_path)
+    job.folder.mkdir(parents=True)
+    Order(job, "process").write()
+    lab = subprocess.Popen([sys.executable, "-c", LAB, alone.address, str(job.folder)])
+    wait_for(tag)
+
+    lab.kill()
+    lab.wait()
+
+    assert_gone(tag, time.monotonic() + 2.0)
+    executor = RayExecutor(1, address=alone.address)
+    assert executor.recover(job) is None
     executor.close()

@@ -38,6 +38,10 @@ _GRACE = 5.0
 class _RayBerth(Berth):
     """A berth whose larger contents come by reference."""
 
+    def hello(self) -> dict[str, Any]:
+        """Who and where this is, and on which of the cluster's machines."""
+        return super().hello() | {"machine": ray.get_runtime_context().get_node_id()}
+
     def carry(self, sent: Errand, objects: dict[str, Any]) -> Catch | str:
         """Perform what was sent."""
         return self.perform(sent, lambda names: {name: _content(objects[name]) for name in names})
@@ -54,6 +58,7 @@ class _Slot:
 
     actor: Any
     is_ready: bool = False
+    machine: str = ""
     number: int | None = None
     has: set[str] = field(default_factory=set)
 
@@ -145,7 +150,7 @@ class Ferry:
         if who["level"] != self._level:  # it began before the first had said how it is jailed
             self._refuse(slot, f"{who['host']} is jailed by {who['level']}, and the first slot by {self._level}")
             return
-        slot.is_ready = True
+        slot.is_ready, slot.machine = True, who["machine"]
         self._say_slots()
 
     def _refuse(self, slot: _Slot, words: str) -> None:
@@ -216,9 +221,14 @@ class Ferry:
         self._say("ended", number, words)
 
     def _lose(self, slot: _Slot) -> None:
-        """One berth is gone; ask for another, which comes when the cluster has room for it."""
+        """One berth is gone; ask for another, which comes when the cluster has room for it. Its machine may be gone
+        too: nothing is given to the others there until they have answered."""
         if slot in self._slots:
             self._slots.remove(slot)
+            for other in self._slots:
+                if other.is_ready and other.machine == slot.machine:
+                    other.is_ready = False
+                    self._listen_for("hello", other, other.actor.hello.remote())
             self._open()
             self._say_slots()
 

@@ -52,7 +52,6 @@ class RayExecutor:
         self._wanted: dict[str, Any] = {"slots": slots, "level": level, "unsafe": unsafe, "address": address}
         self._wanted |= {"cores": cores, "gpus": gpus}
         self._flights, self._mutex = Flights(), threading.Lock()
-        self._locks: dict[str, int] = {}
         self._ferry: _Ferry | None = None
         self.is_closed = False
 
@@ -79,8 +78,7 @@ class RayExecutor:
         if lock is None:
             raise busy(job)
         try:
-            future = self._flights.begin(job)
-            future.add_done_callback(lambda _: os.close(lock))
+            future = self._flights.begin(job, lock)
         except NightlabError:
             os.close(lock)
             raise
