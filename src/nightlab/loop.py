@@ -451,6 +451,8 @@ class Loop:
             raise StudyStuck(
                 f"run {attempt.run} was lost {attempt.again + 1} times ({finding.run.reason}); see nightlab doctor"
             )
+        body = {"run": attempt.run, "reason": finding.run.reason}
+        self._write(Event("lost", attempt.token, body, attempt.experiment))
         self._queue.appendleft(replace(attempt, again=attempt.again + 1))
 
     def _tell_incumbent(self, attempt: Attempt, finding: Finding) -> None:

@@ -53,6 +53,7 @@ ROOF = [
     "mcp_server",
     "check",
     "bench",
+    "slotsbench",
     "judgebench",
     "cheatbench",
     "pagebench",

@@ -129,11 +129,10 @@ class RayCluster:
     """A head that runs nothing, and machines that come and go; all of them are here."""
 
     def __init__(self, folder: Path, *, machines: int = 1, cores: int = 2) -> None:
-        self._folder, self._cores, port = folder, cores, free_port()
+        self._folder, self._cores, self._port = folder, cores, free_port()
         self.token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        self.address = f"127.0.0.1:{port}"
-        self.head = self._start("--head", f"--port={port}", "--num-cpus=0", f"--temp-dir={folder}")
-        self._wait()
+        self.address = f"127.0.0.1:{self._port}"
+        self.head = self._start_head()
         self.machines = [self.add() for _ in range(machines)]
 
     def _start(self, *words: str) -> subprocess.Popen[bytes]:
@@ -149,6 +148,18 @@ class RayCluster:
                 env=os.environ | self.token,
                 start_new_session=True,
             )
+
+    def _start_head(self) -> subprocess.Popen[bytes]:
+        head = self._start("--head", f"--port={self._port}", "--num-cpus=0", f"--temp-dir={self._folder}")
+        self._wait()
+        return head
+
+    def start_again(self) -> None:
+        """A new head in place of one that was lost with all it knew, and machines that join it."""
+        for process in self.machines:
+            end_session(process)
+        self.head = self._start_head()
+        self.machines = [self.add() for _ in self.machines]
 
     def _wait(self, patience: float = 60.0) -> None:
         host, port = self.address.split(":")

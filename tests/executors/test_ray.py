@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 from clusters import RayCluster, end_session, ray
+from conftest import SCRIPT, TASK, make_repository
 
+from nightlab import processes
 from nightlab.executors.ray import RayExecutor
+from nightlab.place import Place, find
 from nightlab.shim import Order
 from nightlab.testing.executor_contract import ExecutorContract, shell_job
-from nightlab.testing.loss_contract import LossContract, assert_gone, stubborn, wait_for
+from nightlab.testing.loss_contract import LossContract, assert_gone, stubborn, wait_for, worker_of
 from nightlab.values import Outcome
 
 pytestmark = pytest.mark.ray
@@ -102,7 +111,9 @@ def test_slots_come_and_go_with_machines_and_a_lost_one_costs_its_runs_only(alon
 LAB = """
 import sys, time
 from pathlib import Path
+from nightlab import processes
 from nightlab.executors.ray import RayExecutor
+from nightlab.place import Place, find
 from nightlab.shim import Order
 executor = RayExecutor(1, address=sys.argv[1])
 executor.submit(Order.read(Path(sys.argv[2])).job)
@@ -124,3 +135,58 @@ def test_nothing_is_left_when_the_lab_itself_was_killed(alone: RayCluster, tmp_p
     executor = RayExecutor(1, address=alone.address)
     assert executor.recover(job) is None
     executor.close()
+
+
+def test_a_study_goes_on_when_a_worker_and_then_the_head_are_lost(alone: RayCluster, tmp_path: Path) -> None:
+    script = SCRIPT.replace("print(", "import time; time.sleep(1.5)\nprint(")
+    folder = make_repository(tmp_path / "study", {"train.py": script, "nightlab.toml": TASK})
+    command = [sys.executable, "-m", "nightlab", "run", "--executor", "ray", "--address", alone.address]
+    command += ["--workers", "2", "--experiments", "6", "--no-audit", "--json"]
+    lab = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    place = find(folder)
+
+    until(lambda: count(place, "ran") >= 2)
+    os.kill(busy_worker(), signal.SIGKILL)
+    until(lambda: count(place, "lost") >= 1)
+    before = count(place, "lost")
+    end_session(alone.head)
+    alone.start_again()
+    said, trouble = lab.communicate(timeout=150)
+
+    assert lab.returncode == 0, trouble
+    assert json.loads(said)["experiments"] == 7
+    with closing(place.read()) as ledger:
+        events = list(ledger.read())
+    lost = {event.body["run"]: event.body["reason"] for event in events if event.kind == "lost"}
+    ran = [event.id for event in events if event.kind == "ran"]
+    assert before >= 1
+    assert all(lost.values())
+    assert len(ran) == len(set(ran)), "a run was recorded twice"
+    assert set(lost) <= set(ran), "a lost run was not run again"
+
+
+def count(place: Place, kind: str) -> int:
+    if not place.ledger.exists():
+        return 0
+    with closing(place.read()) as ledger:
+        return ledger.count(kind)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def busy_worker() -> int:
+    """A worker of Ray's that has a run under way, which is found by its jail's words."""
+    deadline = time.monotonic() + 30
+    while True:
+        for process in processes.every():
+            with suppress(OSError):
+                words = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+                if b"train.py" in words and b"nightlab-berth-" in words:
+                    return worker_of(process.pid)
+        assert time.monotonic() < deadline, "nothing runs"
+        time.sleep(0.02)

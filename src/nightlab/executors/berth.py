@@ -99,7 +99,7 @@ class Berth:
     def __init__(self, cores: int = 1, level: str | None = None, *, unsafe: bool = False) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="nightlab-berth-"))
         self._store = Store(Path(tempfile.gettempdir()) / f"nightlab-objects-{os.getuid()}")
-        self._share = dealt(cores)
+        self._share, self._killed = dealt(cores), ""
         self._executor = LocalExecutor(1, level, linger=LINGER, unsafe=unsafe, given=self._share)
 
     def hello(self) -> dict[str, Any]:
@@ -119,16 +119,20 @@ class Berth:
             lay(path, listing, self._store.content)
         for path in job.writable:
             lay(path, {}, self._store.content)
-        run = self._executor.submit(job).result()
+        future = self._executor.submit(job)
+        if self._killed == job.token:  # while its places were laid out
+            self._executor.kill(job.id)
+        run = future.result()
         try:
             return self._catch(sent, job, run)
         finally:
             for path in places.values():
                 remove(path)
 
-    def kill(self, run_id: str) -> None:
-        """End a run now."""
-        self._executor.kill(run_id)
+    def kill(self, job: Job) -> None:
+        """End a run now, or as soon as it begins."""
+        self._killed = job.token
+        self._executor.kill(job.id)
 
     def close(self) -> None:
         """End what runs, and leave nothing here but what may serve again."""

@@ -16,6 +16,7 @@ import queue
 import socket
 import sys
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,10 @@ _GRACE = 5.0
 """Seconds a berth has to end a run it was told to; then the berth itself is ended."""
 
 
+_AWAY = 6.0
+"""Seconds without a word from the cluster's head after which it counts as gone."""
+
+
 class _RayBerth(Berth):
     """A berth whose larger contents come by reference."""
 
@@ -50,6 +55,15 @@ class _RayBerth(Berth):
 def _content(found: Any) -> bytes:
     content: bytes = found if isinstance(found, bytes) else ray.get(found)
     return content
+
+
+def _ask_after(machine: str, seen: list[float]) -> None:
+    """Note when the head last knew of this machine; it may never answer."""
+    while True:
+        with contextlib.suppress(ray.exceptions.RayError, OSError, RuntimeError):
+            if any(one["NodeID"] == machine and one["Alive"] for one in ray.nodes()):
+                seen[0] = time.monotonic()
+        time.sleep(1.0)
 
 
 @dataclass
@@ -82,6 +96,7 @@ class Ferry:
         threading.Thread(target=self._listen, daemon=True).start()
         for _ in range(self._wanted["slots"]):
             self._open()
+        threading.Thread(target=self._look_after, daemon=True).start()
         while (heard := self._heard.get())[0] != "over":
             getattr(self, f"_on_{heard[0]}")(*heard[1:])
             self._dispatch()
@@ -127,6 +142,17 @@ class Ferry:
                 return
             self._heard.put(tuple(json.loads(message)))
 
+    def _look_after(self) -> None:
+        """Go when the cluster has no head any more, or another: a driver stays with the one it knew for good. What is
+        under way may end first, for that needs no head."""
+        here, seen = ray.get_runtime_context().get_node_id(), [time.monotonic()]
+        threading.Thread(target=_ask_after, args=(here, seen), daemon=True).start()
+        while time.monotonic() - seen[0] < _AWAY or any(slot.number is not None for slot in list(self._slots)):
+            time.sleep(0.5)
+        sys.stderr.write("the cluster's head is gone\n")
+        sys.stderr.flush()
+        os._exit(1)  # nothing of Ray's ends in order without its head
+
     def _say(self, *words: Any) -> None:
         with contextlib.suppress(OSError):  # the lab is gone; hearing of it ends us
             self._control.send(json.dumps(words).encode())
@@ -171,7 +197,7 @@ class Ferry:
         for slot in self._slots:
             if slot.number == number:
                 self._killed.add(number)
-                slot.actor.kill.remote(self._errands[number].job.id)
+                slot.actor.kill.remote(self._errands[number].job)
                 timer = threading.Timer(_GRACE, lambda slot=slot: self._heard.put(("overdue", slot, number)))
                 timer.daemon = True
                 timer.start()

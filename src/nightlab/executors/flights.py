@@ -63,14 +63,14 @@ class Flights:
         if future is not None:
             future.result()
 
-    def close(self) -> Iterator[Job]:
-        """Let nothing new begin: yields what is under way, to be ended, then waits for it."""
+    def close(self, patience: float | None = None) -> Iterator[Job]:
+        """Let nothing new begin: yields what is under way, to be ended, then waits for it; not longer than this."""
         with self._mutex:
             self._is_closed = True
             flying = list(self._flying.values())
         for job, *_ in flying:
             yield job
-        wait([future for _, future, _ in flying])
+        wait([future for _, future, _ in flying], timeout=patience)
 
 
 def busy(job: Job) -> StudyBusy:

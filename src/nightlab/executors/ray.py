@@ -12,15 +12,17 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
 import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import Future
 from typing import Any
 
-from nightlab.errors import NightlabError
+from nightlab.errors import NightlabError, StudyStuck
 from nightlab.executor import clear, collect
 from nightlab.executors.flights import Flights, busy
 from nightlab.shim import Order, take_lock
@@ -28,6 +30,12 @@ from nightlab.values import Job, Outcome, Run
 
 PATIENCE = 120.0
 """Seconds a cluster may take to give its first slot."""
+_ENDING = 12.0
+"""Seconds that runs have to be ended one by one at the close, before the way to all of them is cut."""
+_CALLING = 3.0
+"""Seconds between two calls to a cluster that is away."""
+_GIVE_UP = 600.0
+"""Seconds it may be away before the study stops, and says so."""
 
 
 class RayExecutor:
@@ -53,22 +61,33 @@ class RayExecutor:
         self._wanted |= {"cores": cores, "gpus": gpus}
         self._flights, self._mutex = Flights(), threading.Lock()
         self._ferry: _Ferry | None = None
+        self._level: str | None = None
+        self._called, self._seen = -math.inf, 0.0
         self.is_closed = False
 
     @property
     def slots(self) -> int:
-        """How many berths the cluster gives now."""
+        """How many berths the cluster gives now; none while it is away, and it is called again. Raises StudyStuck when
+        it has been away for long."""
+        assert self.level  # at first it is waited for
         ferry = self._alive()
-        return ferry.slots if ferry else 0
+        count = ferry.slots if ferry else 0
+        self._seen = time.monotonic() if count else self._seen
+        if time.monotonic() - self._seen > _GIVE_UP:
+            raise StudyStuck(f"the Ray cluster gave no slot for {_GIVE_UP:g} s; look at ray status, then: nightlab run")
+        return count
 
     @property
     def level(self) -> str:
         """The sandbox level of every berth, found by trying it out on the first one."""
-        ferry = self._alive()
-        assert ferry is not None
-        level = ferry.level
-        self._wanted["level"] = level  # a later cluster gives no other
-        return level
+        if self._level is None:
+            ferry = self._alive()
+            if ferry is None:
+                raise NightlabError("this executor is closed; make a new one")
+            self._level = ferry.level
+            self._wanted["level"] = self._level  # a later cluster gives no other
+            self._seen = time.monotonic()
+        return self._level
 
     def submit(self, job: Job) -> Future[Run]:
         """Send a job on its way; it waits where every berth is taken."""
@@ -107,7 +126,7 @@ class RayExecutor:
     def close(self) -> None:
         """End what runs, give the berths back, end a cluster of our own."""
         self.is_closed = True
-        for job in self._flights.close():
+        for job in self._flights.close(patience=_ENDING):
             self._kill(job)
         with self._mutex:
             ferry, self._ferry = self._ferry, None
@@ -117,9 +136,9 @@ class RayExecutor:
     def _alive(self) -> _Ferry | None:
         """The way to the cluster; a new one where it was lost."""
         with self._mutex:
-            if self._ferry is None or not self._ferry.is_alive:
-                if self.is_closed:
-                    return None
+            is_lost = self._ferry is None or not self._ferry.is_alive
+            if is_lost and not self.is_closed and time.monotonic() - self._called > _CALLING:
+                self._called = time.monotonic()
                 self._ferry = _Ferry(self._wanted, self._flights)
             return self._ferry
 
@@ -152,7 +171,6 @@ class _Ferry:
 
     @property
     def slots(self) -> int:
-        self._meet()
         return int(self._facts["slots"])
 
     @property
@@ -184,7 +202,11 @@ class _Ferry:
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
-        self._process.wait()
+        try:
+            self._process.wait(_CALLING)
+        except subprocess.TimeoutExpired:  # without its head Ray may never let go
+            self._process.kill()
+            self._process.wait()
 
     def _listen(self) -> None:
         while message := self._receive():

@@ -127,6 +127,8 @@ class SlurmExecutor:
             for job in flying:
                 if collect(job) is not None:
                     self._end(job, "")
+                elif trouble := _trouble(job):
+                    self._end(job, trouble)
             if time.monotonic() - asked > _ASKING:
                 asked = time.monotonic()
                 self._ask(missing)
@@ -146,8 +148,6 @@ class SlurmExecutor:
                 missing.pop(name, None)
                 if name in self._killed:  # it may have been between the two states that can be told to end
                     _slurm("scancel", "--name", name) if now > self._killed[name] else _end(name)
-            elif (job.folder / _TROUBLE).exists():
-                self._end(job, (job.folder / _TROUBLE).read_text(encoding="utf-8")[:500])
             elif now - missing.setdefault(name, now) > (0 if name in self._killed else _PATIENCE):
                 self._end(job, f"Slurm lost it: its job is {state}, and left no result")
 
@@ -177,6 +177,14 @@ class SlurmExecutor:
         for job in self._flights.close():
             self._kill(job)
         self._local.close()
+
+
+def _trouble(job: Job) -> str:
+    """What a worker says of why there will be no result."""
+    try:
+        return (job.folder / _TROUBLE).read_text(encoding="utf-8")[:500]
+    except FileNotFoundError:
+        return ""
 
 
 def _lock(job: Job) -> int:
@@ -232,6 +240,8 @@ def work(folder: Path) -> int:
         while not future.done():
             if signal.sigtimedwait([signal.SIGTERM], 0.05) is not None:
                 executor.kill(order.job.id)
+        if collect(order.job) is None:
+            (folder / _TROUBLE).write_text(f"lost on {platform.node()}: {future.result().reason}", encoding="utf-8")
         return 0
 
 

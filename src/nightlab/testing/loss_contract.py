@@ -30,7 +30,7 @@ class LossContract:
 
     def lose_worker(self, run: int) -> None:
         """Kill what keeps the server that keeps the shim of this process."""
-        os.kill(worker_of(run), signal.SIGKILL)
+        kill(worker_of(run))
 
     def lose_machine(self, run: int) -> None:
         """Kill what the engine calls a node, with whatever it takes with it."""
@@ -51,7 +51,7 @@ class LossContract:
         assert run.reason
 
     def test_a_run_whose_shim_was_killed_leaves_nothing_and_says_why(self, executor: Executor, tmp_path: Path) -> None:
-        run = _lost(executor, tmp_path, lambda run: os.kill(shim_of(run), signal.SIGKILL))
+        run = _lost(executor, tmp_path, lambda run: kill(shim_of(run)))
 
         assert run.outcome in (Outcome.CRASHED, Outcome.KILLED)
         assert "lost" in run.reason
@@ -184,6 +184,11 @@ def server_of(run: int) -> int:
 def shim_of(run: int) -> int:
     """The shim of a run."""
     return [pid for pid in _ancestors(run) if b"nightlab.shim" in _words(pid)][-2]
+
+
+def kill(pid: int) -> None:
+    """End a process at once."""
+    os.kill(pid, signal.SIGKILL)
 
 
 def worker_of(run: int) -> int:
