@@ -85,27 +85,36 @@ def alone(cluster: RayCluster, lasting: list[RayExecutor]) -> RayCluster:
 
 
 def test_slots_come_and_go_with_machines_and_a_lost_one_costs_its_runs_only(alone: RayCluster, tmp_path: Path) -> None:
-    cluster, executor = alone, RayExecutor(4, address=alone.address)
-    wait_for_slots(executor, 2)
-    there, far = shell_job(tmp_path, "sleep 8; echo well", name="there"), shell_job(tmp_path, "true", name="far")
-    staying = executor.submit(there)
-    time.sleep(1)
-    cluster.machines.append(cluster.add())
-    wait_for_slots(executor, 4)
-    tag, lost = stubborn(tmp_path)
-    futures = [executor.submit(job) for job in (shell_job(tmp_path, "sleep 8", name="fill"), lost)]
-    wait_for(tag)
+    with closing(RayExecutor(4, address=alone.address)) as executor:
+        wait_for_slots(executor, 2)
+        there = executor.submit(shell_job(tmp_path, "sleep 12; echo well", name="there"))
+        time.sleep(1)
+        alone.machines.append(alone.add())
+        wait_for_slots(executor, 4)
+        made = [stubborn(tmp_path / str(n)) for n in range(3)]
+        runs = {tag: executor.submit(job) for tag, job in made}
+        lost = [tag for tag in runs if machine_of(wait_for(tag)) == alone.machines[-1].pid]
 
-    end_session(cluster.machines.pop())
-    deadline = time.monotonic() + 2.0
+        end_session(alone.machines.pop())
+        deadline = time.monotonic() + 2.0
 
-    assert_gone(tag, deadline)
-    assert futures[1].result(timeout=30).outcome is Outcome.KILLED
-    assert "lost" in futures[1].result().reason
-    assert staying.result(timeout=30).log() == "well\n"
-    wait_for_slots(executor, 2)
-    assert executor.submit(far).result(timeout=30).outcome is Outcome.FINISHED
-    executor.close()
+        assert len(lost) == 2
+        for tag in lost:
+            assert_gone(tag, deadline)
+            assert runs[tag].result(timeout=30).outcome is Outcome.KILLED
+            assert "lost" in runs[tag].result().reason
+        assert there.result(timeout=30).log() == "well\n"
+        wait_for_slots(executor, 2)
+        far = executor.submit(shell_job(tmp_path, "true", name="far"))
+        assert far.result(timeout=30).outcome is Outcome.FINISHED
+
+
+def machine_of(run: int) -> int:
+    """The session of the machine's processes that has this run: its worker is started by its raylet."""
+    worker = processes.look(worker_of(run))
+    raylet = processes.look(worker.parent) if worker else None
+    assert raylet is not None
+    return raylet.session
 
 
 LAB = """
@@ -132,9 +141,8 @@ def test_nothing_is_left_when_the_lab_itself_was_killed(alone: RayCluster, tmp_p
     lab.wait()
 
     assert_gone(tag, time.monotonic() + 2.0)
-    executor = RayExecutor(1, address=alone.address)
-    assert executor.recover(job) is None
-    executor.close()
+    with closing(RayExecutor(1, address=alone.address)) as executor:
+        assert executor.recover(job) is None
 
 
 def test_a_study_goes_on_when_a_worker_and_then_the_head_are_lost(alone: RayCluster, tmp_path: Path) -> None:
@@ -158,7 +166,7 @@ def test_a_study_goes_on_when_a_worker_and_then_the_head_are_lost(alone: RayClus
     with closing(place.read()) as ledger:
         events = list(ledger.read())
     lost = {event.body["run"]: event.body["reason"] for event in events if event.kind == "lost"}
-    ran = [event.id for event in events if event.kind == "ran"]
+    ran = [event.id.removeprefix("ran:") for event in events if event.kind == "ran"]
     assert before >= 1
     assert all(lost.values())
     assert len(ran) == len(set(ran)), "a run was recorded twice"

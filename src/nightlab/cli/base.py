@@ -97,10 +97,10 @@ def place_of(name: str) -> Place:
 @contextmanager
 def open_study(
     name: str,
-    *,
     seed: int | None = None,
     policy: str | None = None,
     workers: int = 1,
+    *,
     must_exist: bool = False,
     unsafe: bool = False,
     executor: str = "local",

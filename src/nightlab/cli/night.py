@@ -44,6 +44,21 @@ AGENT_HELP = (
 )
 
 
+Replay = Annotated[
+    str | None, typer.Option(metavar="STUDY", help="Let agents be answered from this study's record; no model.")
+]
+Audit = Annotated[
+    bool, typer.Option("--audit/--no-audit", help="Prune, audit and try larger rungs at checkpoints and the end.")
+]
+Executor = Annotated[
+    str, typer.Option(help="Where runs happen: local, ray, slurm, module:attribute. See docs/cluster.md.")
+]
+Address = Annotated[str | None, typer.Option(help="The Ray cluster to use; one on this machine unless said.")]
+Partition = Annotated[str | None, typer.Option(help="The Slurm partition to use.")]
+Cores = Annotated[int | None, typer.Option(min=1, help="Cores of each run, on a cluster (1).")]
+Gpus = Annotated[int | None, typer.Option(min=0, help="Whole GPUs of each run, on a cluster.")]
+
+
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(help="A new folder for it.")] = Path("nightlab-demo"),
@@ -99,24 +114,16 @@ def run(
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Stop before agents have used more tokens.")] = None,
     plateau: Annotated[int | None, typer.Option(min=1, help="Stop after so many experiments without a gain.")] = None,
     drafts: Annotated[int, typer.Option(min=1, help="How many ideas one agent may think about at a time.")] = 2,
-    replay: Annotated[
-        str | None, typer.Option(metavar="STUDY", help="Let agents be answered from this study's record; no model.")
-    ] = None,
+    replay: Replay = None,
     agent_time: Annotated[str, typer.Option(help="How long an agent may take for one idea.")] = "15m",
     seed: Annotated[int | None, typer.Option(help="Where all chance comes from (0 unless said at the start).")] = None,
     policy: Annotated[str | None, typer.Option(help="How to decide: race, lean, greedy.")] = None,
-    audit: Annotated[
-        bool, typer.Option("--audit/--no-audit", help="Prune, audit and try larger rungs at checkpoints and the end.")
-    ] = True,
-    executor: Annotated[
-        str, typer.Option(help="Where runs happen: local, ray, slurm, module:attribute. See docs/cluster.md.")
-    ] = "local",
-    address: Annotated[
-        str | None, typer.Option(help="The Ray cluster to use; one on this machine unless said.")
-    ] = None,
-    partition: Annotated[str | None, typer.Option(help="The Slurm partition to use.")] = None,
-    cores: Annotated[int | None, typer.Option(min=1, help="Cores of each run, on a cluster (1).")] = None,
-    gpus: Annotated[int | None, typer.Option(min=0, help="Whole GPUs of each run, on a cluster.")] = None,
+    audit: Audit = True,
+    executor: Executor = "local",
+    address: Address = None,
+    partition: Partition = None,
+    cores: Cores = None,
+    gpus: Gpus = None,
     unsafe: Unsafe = False,
     notify: Notify = None,
     notify_when: NotifyWhen = "end",
@@ -132,12 +139,10 @@ def run(
     _check_numbers(max_cost, target, agent_time)
     stop = Stop(experiments, None if for_ is None else seconds(for_), target, None, max_cost, max_tokens, plateau)
     limits = {"money": max_cost, "tokens": max_tokens, "drafts": drafts, "seconds": seconds(agent_time)}
-    chosen = {"address": address, "partition": partition, "cores": cores, "gpus": gpus}
-    options = {name: value for name, value in chosen.items() if value is not None}
-    where: dict[str, Any] = {"workers": workers, "unsafe": unsafe, "executor": executor, "options": options}
+    options = _said(address=address, partition=partition, cores=cores, gpus=gpus)
     with (
         _crew(agent or ["tuner"], say=speaker(as_json), replay=replay, **limits) as crew,
-        open_study(study, seed=seed, policy=policy, **where) as opened,
+        open_study(study, seed, policy, workers, unsafe=unsafe, executor=executor, options=options) as opened,
         beside(opened.place, speaker(as_json)),
         _taking_part(opened, swarm, speaker(as_json)),
     ):
@@ -151,6 +156,11 @@ def run(
     else:
         print_report(study)
         print(left)
+
+
+def _said(**options: str | int | None) -> dict[str, str | int]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 @contextmanager

@@ -99,7 +99,8 @@ class Berth:
     def __init__(self, cores: int = 1, level: str | None = None, *, unsafe: bool = False) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="nightlab-berth-"))
         self._store = Store(Path(tempfile.gettempdir()) / f"nightlab-objects-{os.getuid()}")
-        self._share, self._killed = dealt(cores), ""
+        self._share = dealt(cores)
+        self._killed: tuple[Path, str] | None = None
         self._executor = LocalExecutor(1, level, linger=LINGER, unsafe=unsafe, given=self._share)
 
     def hello(self) -> dict[str, Any]:
@@ -120,18 +121,19 @@ class Berth:
         for path in job.writable:
             lay(path, {}, self._store.content)
         future = self._executor.submit(job)
-        if self._killed == job.token:  # while its places were laid out
+        if self._killed == (sent.job.folder, sent.job.token):  # while its places were laid out
             self._executor.kill(job.id)
         run = future.result()
         try:
             return self._catch(sent, job, run)
         finally:
+            self._killed = None
             for path in places.values():
                 remove(path)
 
     def kill(self, job: Job) -> None:
         """End a run now, or as soon as it begins."""
-        self._killed = job.token
+        self._killed = job.folder, job.token
         self._executor.kill(job.id)
 
     def close(self) -> None:
