@@ -150,7 +150,8 @@ class Loop:
     ) -> None:
         self.task, self.ledger, self.repository, self.slots, self.policy = task, ledger, repository, slots, policy
         self.lineage = Lineage(task=task, ledger=ledger, repository=repository, branch=branch)
-        self.noise = Noise(ledger, task.metric.direction, slots.examples)
+        self._is_timed = task.budget.kind == "wall"
+        self.noise = Noise(ledger, task.metric.direction, slots.examples, by_hardware=self._is_timed)
         self.around = around or Around()
         self.search = Search(
             proposers,
@@ -162,6 +163,7 @@ class Loop:
             around=self.around,
             clock=clock,
         )
+        self.search.racing = lambda: [race.proposal.facts for race in self._races.values()]
         self.seed = seed
         self.reason: str | None = None
         self.is_paused, self.is_asked_to_stop, self.prune_follows = ledger.is_paused(), False, False
@@ -401,7 +403,8 @@ class Loop:
         whose = race if side == "candidate" else race.parent
         whose.runs += 1
         run = f"{whose.number}-{whose.runs}"
-        self._queue.append(Attempt(run, whose.number, side, self._seed(side, race, run), race.number))
+        where = (self.noise.where(race.samples) or "") if side == "incumbent" else ""
+        self._queue.append(Attempt(run, whose.number, side, self._seed(side, race, run), race.number, hardware=where))
 
     def _seed(self, side: Side, race: Race, run: str) -> int:
         """A seed that the other side has run under, its latest first, where pairing pays; else one never used before.
@@ -441,6 +444,8 @@ class Loop:
         if finding.measurement and finding.measurement.contrast:
             body["contrast"] = asdict(finding.measurement.contrast)
         self._write(Event("ran", attempt.run, body, attempt.experiment))
+        if self._is_timed:
+            self.noise.hardware[attempt.run] = str(finding.facts.get("hardware", ""))
         self._ran += 1
 
     def _lose(self, attempt: Attempt, finding: Finding) -> None:
@@ -467,7 +472,7 @@ class Loop:
             self._lost = 0
             if attempt.purpose == "incumbent":
                 standing.pool.append(Sample(attempt.run, attempt.seed, finding.measurement.value))
-                self.noise.add(standing.number, finding.measurement.value)
+                self.noise.add(standing.number, attempt.run, finding.measurement.value)
             self._costs += [finding.run.cost] if not self._is_measured else []
         if not self._is_measured:
             self._finish_baseline()

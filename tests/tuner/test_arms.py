@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from difflib import unified_diff
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -504,3 +505,11 @@ def test_the_design_of_a_wave_is_balanced() -> None:
         assert sum(column in row for row in DESIGN) == 4
         for other in range(column):
             assert sum({column, other} <= row for row in DESIGN) == 2
+
+
+def test_what_is_being_turned_on_one_slot_is_not_turned_on_the_next() -> None:
+    knobs = space.knobs({"a.py": PARENT})
+    for seed in range(20):
+        first = next(constants.ratchet(knobs, [], Random(seed)))
+        second = next(constants.ratchet(knobs, [], Random(seed), first.keys()))
+        assert not first.keys() & second.keys()
