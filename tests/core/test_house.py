@@ -124,7 +124,7 @@ def test_the_core_can_be_read_in_an_hour() -> None:
     jail = sum(counts.pop(room) for room in ("sandbox", "landlock", "shim", "processes"))
 
     print(f"the core holds {sum(counts.values())} lines of code, the jail and the shim {jail}")
-    assert sum(counts.values()) <= 4500
+    assert sum(counts.values()) <= 4600
     assert jail <= 1200
 
 

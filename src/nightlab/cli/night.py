@@ -146,16 +146,20 @@ def run(
         beside(opened.place, speaker(as_json)),
         _taking_part(opened, swarm, speaker(as_json)),
     ):
-        if not as_json:
-            _say_what_is_left_out(opened)
+        _say_what_is_left_out(opened, speaker(as_json))
         _write_caps(opened, money=max_cost, tokens=max_tokens, experiments=experiments, seconds=stop.seconds)
         reason = _search(opened, crew, stop, is_quiet=as_json, looks_back=audit)
+    _take_leave(study, reason, as_json)
+
+
+def _take_leave(study: str, reason: str, as_json: bool) -> None:
+    """The report, left beside the ledger and printed."""
     left = leave_report(study)
     if as_json:
         print_json(status_of(study) | {"stopped": reason})
-    else:
-        print_report(study)
-        print(left)
+        return
+    print_report(study)
+    print(left)
 
 
 def _said(**options: str | int | None) -> dict[str, str | int]:
@@ -266,10 +270,10 @@ def _check_numbers(max_cost: float | None, target: float | None, agent_time: str
         raise BadTask("--agent-time 0 leaves no time for an idea; write for example 15m")
 
 
-def _say_what_is_left_out(study: Study) -> None:
+def _say_what_is_left_out(study: Study, say: Callable[[str], None]) -> None:
     if study.is_new and (left := study.place.repository.left_out()):
         shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
-        print(f"the study starts from HEAD and leaves out what is not committed: {shown}")
+        say(f"the study starts from HEAD and leaves out what is not committed: {shown}")
 
 
 def _write_caps(study: Study, **caps: float | None) -> None:
