@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from statistics import median
@@ -47,8 +50,21 @@ def slots(experiments: int, *, seconds: float = 1.0, slots: int = 2) -> dict[str
         before, many, after = (_per_second(text, experiments, count) for count in (1, slots, 1))
         found[kind] = many / ((before + after) / 2)
         found[f"{kind}_per_hour"] = 3600 * many
-        found[f"{kind}_busy"] = many * seconds / slots
+        # What the machine itself gives now, with whatever else it does: the script alone, as often, side by side.
+        found[f"{kind}_bare"] = _bare(text, experiments, slots) / _bare(text, experiments, 1)
     return found
+
+
+def _bare(script: str, runs: int, side_by_side: int) -> float:
+    """Runs of the bare script in a second."""
+
+    def run(_: int) -> None:
+        subprocess.run([sys.executable, "-c", script], stdout=subprocess.DEVNULL, check=True)
+
+    begin = time.perf_counter()
+    with ThreadPoolExecutor(side_by_side) as pool:
+        list(pool.map(run, range(runs)))
+    return runs / (time.perf_counter() - begin)
 
 
 def _per_second(script: str, experiments: int, slots: int) -> float:

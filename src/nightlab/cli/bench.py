@@ -74,8 +74,9 @@ def slots(
     found = slotsbench.slots(experiments, seconds=run, slots=slots)
     print_json(found) if as_json else print(
         f"{slots} slots do {found['sleeping']:.2f} times one slot's experiments where runs sleep {run:g} s "
-        f"({found['sleeping_per_hour']:.0f} an hour), {found['busy']:.2f} times where they compute "
-        f"({found['busy_per_hour']:.0f} an hour)"
+        f"({found['sleeping_per_hour']:.0f} an hour; the bare script {found['sleeping_bare']:.2f} times), "
+        f"{found['busy']:.2f} times where they compute ({found['busy_per_hour']:.0f} an hour; the bare script "
+        f"{found['busy_bare']:.2f} times)"
     )
 
 
