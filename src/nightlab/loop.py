@@ -579,6 +579,7 @@ class Loop:
         whole, best = {**race.parent.texts, **race.proposal.files}, self._best
         files = {path: whole.get(path) for path in {*whole, *best.texts} if whole.get(path) != best.texts.get(path)}
         race.proposal, race.parent, race.is_rebased = replace(race.proposal, files=files), best, True
+        race.contrast = None  # it was held against another
         race.diff = difference(best.texts, files)
         self._write(Event("rebased", str(race.number), {"parent": best.number, "diff": race.diff}, race.number))
         self._judge(race)
@@ -676,7 +677,8 @@ class Loop:
         self.slots.set_baseline(self._costs[:runs])
         self.search.run_seconds = fmean(cost.seconds for cost in self._costs[:runs])
         if self.ledger.experiment(BASELINE).status.is_open:
-            noise = f"one run varies by {self.sigma:.3g}" if self.sigma else "runs repeat exactly, whatever the seed"
+            again = "runs repeat exactly, whatever the seed" if runs > 1 else "run once"
+            noise = f"one run varies by {self.sigma:.3g}" if self.sigma else again
             value, reason = fmean(base.values), f"the start; {noise}"
             body: dict[str, Any] = {"status": Status.KEPT, "value": value, "reason": reason, "grade": "E1", "pool": []}
             self._write(Event("decided", "0", body, BASELINE))

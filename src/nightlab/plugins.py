@@ -22,16 +22,19 @@ _OURS: dict[str, dict[str, str]] = {
         "local": "nightlab.executor:LocalExecutor",
         "ray": "nightlab.executors.ray:RayExecutor",
         "slurm": "nightlab.executors.slurm:SlurmExecutor",
+        "live": "nightlab.live.executor:LiveExecutor",
     },
     "evaluators": {
         "printed": "nightlab.evaluator:Printed",
         "artifact": "nightlab.evaluator:Artifact",
         "predictions": "nightlab.evaluator:Predictions",
+        "live": "nightlab.live.evaluator:LiveEvaluator",
     },
     "policies": {
         "race": "nightlab.decide:race",
         "lean": "nightlab.decide:lean",
         "greedy": "nightlab.decide:Greedy",
+        "serve": "nightlab.live.policy:Serve",
     },
 }
 

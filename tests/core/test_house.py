@@ -31,19 +31,8 @@ FLOORS = [
 """The core. A module imports from lower floors, and on its own floor only from the ones named before it."""
 SHELF = ["readings", "place", "insights", "exports", "report", "control", "evidence", "observation", "transcript"]
 """Readings of a study on disk, and the wishes left for it: what the edges and the roof take from; in that order."""
-EDGES = [
-    "tuner",
-    "agents",
-    "tasks",
-    "dashboard",
-    "testing",
-    "setup",
-    "doctor",
-    "notify",
-    "mirrors",
-    "swarm",
-    "executors",
-]
+EDGES = ["tuner", "agents", "tasks", "dashboard", "testing", "setup", "doctor", "notify", "mirrors"]
+EDGES += ["swarm", "live", "executors"]
 ROOF = [
     "sealed",
     "smoke",
@@ -59,6 +48,7 @@ ROOF = [
     "pagebench",
     "swarmnight",
     "swarmbench",
+    "livebench",
     "replay",
     "finish",
     "cli",

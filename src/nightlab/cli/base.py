@@ -105,6 +105,8 @@ def open_study(
     unsafe: bool = False,
     executor: str = "local",
     options: Mapping[str, Any] | None = None,
+    approve: bool = False,
+    explore: bool = False,
 ) -> Iterator[Study]:
     """A study held by this process, until the block ends. Raises StudyBusy where another holds it."""
     from nightlab.place import held
@@ -114,7 +116,7 @@ def open_study(
     if must_exist:
         place.read().close()
     with held(place):
-        where: dict[str, Any] = {"executor": executor, "options": options}
+        where: dict[str, Any] = {"executor": executor, "options": options, "approve": approve, "explore": explore}
         study = Study(place, seed=seed, policy=policy, slots=workers, unsafe=unsafe, **where)
         try:
             yield study
@@ -171,12 +173,23 @@ def write_report(name: str, path: Path) -> None:
     place = place_of(name)
     with closing(place.read()) as ledger:
         seen = insights.insights(ledger, texts=insights.texts_of(place, ledger))
+        seen["findings"] = [*_of_visitors(place), *seen["findings"]]
         is_running = place.holder() is not None
         text = form(ledger, name=name, is_running=is_running, insights=seen, swarm=board_of(place))
     try:
         write_whole(path, text)
     except OSError as error:
         raise BadTask(f"cannot write {path}: {error.strerror}; name a file in a folder that is there") from error
+
+
+def _of_visitors(place: Place) -> list[dict[str, Any]]:
+    """What may be said of a study's visitors, as findings; nothing where it has none."""
+    if not (place.home / "live.sqlite").exists():
+        return []
+    from nightlab.live.reading import of_place
+
+    told = of_place(place)
+    return told["findings"] if told else []
 
 
 def leave_report(name: str) -> str:

@@ -243,3 +243,37 @@ def page_(
 
     found = page(experiments, pages=pages)
     print_json(found) if as_json else print("\n".join(lines(found)))
+
+
+@bench_app.command("live")
+def live_(
+    reps: Annotated[int, typer.Option(min=20, help="Simulated experiments of each kind.")] = 4000,
+    seed: Annotated[int, typer.Option(help="Where all chance comes from.")] = 0,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table of docs/live-statistics.md.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """The statistics of live experiments on simulated visitors of known truth, beside what is commonly done."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from nightlab.livebench import rows, shown
+
+    with Console(stderr=True).status("simulated visitors") as status:
+        found = list(rows(reps, seed=seed, say=status.update))
+    if as_json:
+        print_json([row.told for row in found])
+    elif as_markdown:
+        print("| measure | bar | measured | beside it |\n|---|---|---|---|")
+        for row in found:
+            _, value, bar = shown(row)
+            print(f"| {row.what} | {bar} | {value} | {row.note} |")
+    else:
+        table = Table("", "measure", "measured", "bar", "beside it")
+        for row in found:
+            holds, value, bar = shown(row)
+            table.add_row(holds, row.what, value, bar, row.note)
+        Console().print(table)
+    if any(row.holds is False for row in found):
+        raise typer.Exit(1)

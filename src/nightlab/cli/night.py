@@ -47,7 +47,7 @@ AGENT_HELP = (
 Replay = Annotated[
     str | None, typer.Option(metavar="STUDY", help="Let agents be answered from this study's record; no model.")
 ]
-Audit = Annotated[
+LooksBack = Annotated[
     bool, typer.Option("--audit/--no-audit", help="Prune, audit and try larger rungs at checkpoints and the end.")
 ]
 Executor = Annotated[
@@ -117,8 +117,10 @@ def run(
     replay: Replay = None,
     agent_time: Annotated[str, typer.Option(help="How long an agent may take for one idea.")] = "15m",
     seed: Annotated[int | None, typer.Option(help="Where all chance comes from (0 unless said at the start).")] = None,
-    policy: Annotated[str | None, typer.Option(help="How to decide: race, lean, greedy.")] = None,
-    audit: Audit = True,
+    policy: Annotated[str | None, typer.Option(help="How to decide: race, lean, greedy; serve at level live.")] = None,
+    approve: Annotated[bool, typer.Option("--approve", help="Live: show nothing before a human approved it.")] = False,
+    explore: Annotated[bool, typer.Option("--explore", help="Live: begin although the traffic is too small.")] = False,
+    audit: LooksBack = True,
     executor: Executor = "local",
     address: Address = None,
     partition: Partition = None,
@@ -139,10 +141,10 @@ def run(
     _check_numbers(max_cost, target, agent_time)
     stop = Stop(experiments, None if for_ is None else seconds(for_), target, None, max_cost, max_tokens, plateau)
     limits = {"money": max_cost, "tokens": max_tokens, "drafts": drafts, "seconds": seconds(agent_time)}
-    options = _said(address=address, partition=partition, cores=cores, gpus=gpus)
+    where = _where(executor, address=address, partition=partition, cores=cores, gpus=gpus)
     with (
         _crew(agent or ["tuner"], say=speaker(as_json), replay=replay, **limits) as crew,
-        open_study(study, seed, policy, workers, unsafe=unsafe, executor=executor, options=options) as opened,
+        open_study(study, seed, policy, workers, unsafe=unsafe, approve=approve, explore=explore, **where) as opened,
         beside(opened.place, speaker(as_json)),
         _taking_part(opened, swarm, speaker(as_json)),
     ):
@@ -162,9 +164,9 @@ def _take_leave(study: str, reason: str, as_json: bool) -> None:
     print(left)
 
 
-def _said(**options: str | int | None) -> dict[str, str | int]:
-    """The options that were given."""
-    return {name: value for name, value in options.items() if value is not None}
+def _where(executor: str, **options: str | int | None) -> dict[str, Any]:
+    """Where runs happen, with the options that were given."""
+    return {"executor": executor, "options": {name: value for name, value in options.items() if value is not None}}
 
 
 @contextmanager
