@@ -95,5 +95,5 @@ def test_an_executor_is_found_by_its_name_with_options_of_its_own(tmp_path: Path
 def test_an_option_that_an_executor_does_not_take_is_refused() -> None:
     with pytest.raises(BadPlugin, match="takes no --address"):
         plugins.executor("local", {"slots": 1}, {"address": "here:6379"})
-    with pytest.raises(BadPlugin, match="no executor is called 'kubernetes'; there are: local, ray, slurm"):
+    with pytest.raises(BadPlugin, match="no executor is called 'kubernetes'; there are: live, local, ray, slurm"):
         plugins.executor("kubernetes", {}, {})
