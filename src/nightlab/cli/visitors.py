@@ -237,7 +237,7 @@ def _show(study: Study, experiments: int, search: float, rest: float, say: Any, 
     say(f"stopped: {reason}; now the champion alone, beside those held out, for {rest:.0f} s")
     time.sleep(rest)
     study.finish(say)
-    live, store = study.task.live, study.executor.store  # type: ignore[union-attr]
+    live, store = study.task.live, study.executor.store  # type: ignore[attr-defined]
     assert live is not None
     now = clock()()
     told, known = reading.results(store, live, now=now), truth.truth(store, live, people(), now=now)
