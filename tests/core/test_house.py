@@ -31,7 +31,8 @@ FLOORS = [
 """The core. A module imports from lower floors, and on its own floor only from the ones named before it."""
 SHELF = ["readings", "place", "insights", "exports", "report", "control", "evidence", "observation", "transcript"]
 """Readings of a study on disk, and the wishes left for it: what the edges and the roof take from; in that order."""
-EDGES = ["tuner", "agents", "tasks", "dashboard", "testing", "setup", "doctor", "notify", "mirrors", "swarm", "live"]
+EDGES = ["tuner", "agents", "tasks", "dashboard", "testing", "setup", "doctor", "notify", "mirrors"]
+EDGES += ["swarm", "live", "executors"]
 ROOF = [
     "sealed",
     "smoke",
@@ -41,6 +42,7 @@ ROOF = [
     "mcp_server",
     "check",
     "bench",
+    "slotsbench",
     "judgebench",
     "cheatbench",
     "pagebench",
@@ -112,7 +114,7 @@ def test_the_core_can_be_read_in_an_hour() -> None:
     jail = sum(counts.pop(room) for room in ("sandbox", "landlock", "shim", "processes"))
 
     print(f"the core holds {sum(counts.values())} lines of code, the jail and the shim {jail}")
-    assert sum(counts.values()) <= 4500
+    assert sum(counts.values()) <= 4600
     assert jail <= 1200
 
 

@@ -6,7 +6,7 @@ from math import exp, inf, log, prod
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nightlab.live.labels import (
@@ -39,6 +39,7 @@ def test_the_ratio_is_the_product_over_labels_one_by_one() -> None:
     assert exp(log_ratio([Tally(0.3, 7, 12)], 0.2)) == pytest.approx(prod(labels))
 
 
+@settings(deadline=None)
 @given(SHARES, EFFECTS)
 def test_one_label_more_leaves_the_expected_e_value_at_one(share: float, effect: float) -> None:
     tests = [label_test([Tally(share, won, 1 - won)], effect, mixture=True) for won in (1, 0)]
@@ -48,6 +49,7 @@ def test_one_label_more_leaves_the_expected_e_value_at_one(share: float, effect:
         assert share * won + (1 - share) * lost == pytest.approx(1)
 
 
+@settings(deadline=None)
 @given(SHARES, EFFECTS, st.floats(-0.9, 0))
 def test_harm_never_helps_the_evidence_for_a_gain(share: float, effect: float, harm: float) -> None:
     chance = share * (1 + harm) / (1 + share * harm)
@@ -56,6 +58,7 @@ def test_harm_never_helps_the_evidence_for_a_gain(share: float, effect: float, h
     assert chance * won + (1 - chance) * lost <= 1 + 1e-9
 
 
+@settings(deadline=None)
 @given(TALLIES, TALLIES, EFFECTS)
 def test_counts_may_come_late_and_in_any_order(first: list[Tally], second: list[Tally], effect: float) -> None:
     late = label_test([*second, *first], effect, mixture=True)
@@ -66,6 +69,7 @@ def test_counts_may_come_late_and_in_any_order(first: list[Tally], second: list[
     assert late.conversions == timely.conversions
 
 
+@settings(deadline=None)
 @given(TALLIES, EFFECTS)
 def test_swapping_the_arms_swaps_gain_and_harm(tallies: list[Tally], effect: float) -> None:
     swapped = [Tally(1 - one.share, one.champion, one.candidate) for one in tallies]
@@ -76,6 +80,7 @@ def test_swapping_the_arms_swaps_gain_and_harm(tallies: list[Tally], effect: flo
         assert (1 + here.lift.lift) * (1 + there.lift.lift) == pytest.approx(1)
 
 
+@settings(deadline=None)
 @given(TALLIES, EFFECTS)
 def test_no_count_breaks_the_test(tallies: list[Tally], effect: float) -> None:
     test = label_test([*tallies, Tally(0.5, 10**7, 10)], effect, mixture=True)

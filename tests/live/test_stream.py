@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nightlab.live.simulate import Ideas, run_programmes, run_stream
@@ -43,6 +43,7 @@ def test_what_is_under_way_is_no_claim_however_strong() -> None:
     assert not answers([Question("a", 0, None, 1e9)])[0].is_claimed
 
 
+@settings(deadline=None)
 @given(QUESTIONS)
 def test_the_budget_is_never_overspent(questions: list[Question]) -> None:
     found = answers(questions)
@@ -57,6 +58,7 @@ def test_the_budget_is_never_overspent(questions: list[Question]) -> None:
     assert all(0 < one.level < 1 for one in found)
 
 
+@settings(deadline=None)
 @given(QUESTIONS, st.floats(0, 130))
 def test_the_past_is_never_rewritten(questions: list[Question], now: float) -> None:
     known = [one for one in questions if one.began <= now]

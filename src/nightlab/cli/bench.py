@@ -50,6 +50,37 @@ def scale(
 
 
 @bench_app.command()
+def slots(
+    experiments: Annotated[int, typer.Option(min=4, help="How many, of each kind and on each side.")] = 20,
+    run: Annotated[float, typer.Option(min=0.1, help="Seconds of one run.")] = 1.0,
+    slots: Annotated[int, typer.Option(min=2, help="How many slots against one.")] = 2,
+    executor: Annotated[
+        str | None, typer.Option(help="Instead: what this executor adds to a run over the local one.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Its Ray cluster.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Real slots against one, on runs that sleep and runs that compute; or what another executor costs."""
+    from nightlab import slotsbench
+
+    if executor is not None:
+        costs = slotsbench.executor(executor, experiments, options={"address": address} if address else {})
+        print_json(costs) if as_json else print(
+            f"{executor}: {costs['ms']:.1f} ms an instant run, {costs['local_ms']:.1f} here; {costs['added_ms']:.1f} "
+            f"added (median of {costs['runs']}, in turns, jail {costs['jail']}); a worker's death is seen in "
+            f"{costs['noticed_s']:.2f} s, {costs['noticed_s_most']:.2f} at most"
+        )
+        return
+    found = slotsbench.slots(experiments, seconds=run, slots=slots)
+    print_json(found) if as_json else print(
+        f"{slots} slots do {found['sleeping']:.2f} times one slot's experiments where runs sleep {run:g} s "
+        f"({found['sleeping_per_hour']:.0f} an hour; the bare script {found['sleeping_bare']:.2f} times), "
+        f"{found['busy']:.2f} times where they compute ({found['busy_per_hour']:.0f} an hour; the bare script "
+        f"{found['busy_bare']:.2f} times)"
+    )
+
+
+@bench_app.command()
 def pipeline(
     experiments: Annotated[int, typer.Option(min=3, help="How many.")] = 50,
     run: Annotated[float, typer.Option(min=0.1, help="Seconds of one run.")] = 2.0,

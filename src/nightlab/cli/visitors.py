@@ -169,7 +169,10 @@ def visitors(
     if not key:
         raise BadTask(f"{_KEY} is not set; nightlab live serve says the key")
     end = time.monotonic() + seconds(for_)
-    with Load(url, key, people(), clock=clock(), seed=seed, visitors_a_day=a_day) as load, suppress(KeyboardInterrupt):
+    with (
+        Load(url, key, people(), clock=clock(), seed=seed, visitors_a_day=a_day) as load,
+        suppress(KeyboardInterrupt),
+    ):
         while time.monotonic() < end and load.trouble is None:
             time.sleep(0.1)
     if load.trouble:
@@ -234,7 +237,7 @@ def _show(study: Study, experiments: int, search: float, rest: float, say: Any, 
     say(f"stopped: {reason}; now the champion alone, beside those held out, for {rest:.0f} s")
     time.sleep(rest)
     study.finish(say)
-    live, store = study.task.live, study.executor.store  # type: ignore[union-attr]
+    live, store = study.task.live, study.executor.store  # type: ignore[attr-defined]
     assert live is not None
     now = clock()()
     told, known = reading.results(store, live, now=now), truth.truth(store, live, people(), now=now)

@@ -66,7 +66,7 @@ class Prior:
             lift=float(belief @ lifts),
             low=float(low),
             high=float(high),
-            better=float(belief[_GRID > 0].sum()),
+            better=min(float(belief[_GRID > 0].sum()), 1.0),
             loss=float(belief @ np.maximum(-lifts, 0)),
             missed=float(belief @ np.maximum(lifts, 0)),
         )
