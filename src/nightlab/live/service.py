@@ -76,7 +76,7 @@ class Setting:
 
     store: str
     secret: Secret
-    layer: str = "page"
+    layer: str = "main"
     page: str | None = None
     origins: frozenset[str] = frozenset()
     limits: Limits = field(default_factory=Limits)
