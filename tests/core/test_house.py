@@ -154,5 +154,8 @@ def test_importing_does_nothing_but_define(tmp_path: Path, monkeypatch: object) 
     for room, path in modules():
         if room not in ("__main__",):
             name = ".".join(["nightlab", *path.relative_to(HOUSE).with_suffix("").parts]).removesuffix(".__init__")
-            importlib.import_module(name)
+            try:
+                importlib.import_module(name)
+            except ModuleNotFoundError as error:
+                assert (error.name, name) == ("ray", "nightlab.executors.ferry")  # the driver, a program of its own
     assert set(tmp_path.iterdir()) == before
