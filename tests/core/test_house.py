@@ -31,7 +31,7 @@ FLOORS = [
 """The core. A module imports from lower floors, and on its own floor only from the ones named before it."""
 SHELF = ["readings", "place", "insights", "exports", "report", "control", "evidence", "observation", "transcript"]
 """Readings of a study on disk, and the wishes left for it: what the edges and the roof take from; in that order."""
-EDGES = ["tuner", "agents", "tasks", "dashboard", "testing", "setup", "doctor", "notify", "mirrors", "swarm"]
+EDGES = ["tuner", "agents", "tasks", "dashboard", "testing", "setup", "doctor", "notify", "mirrors", "swarm", "foreign"]
 ROOF = [
     "sealed",
     "smoke",
@@ -44,6 +44,7 @@ ROOF = [
     "judgebench",
     "cheatbench",
     "pagebench",
+    "peersbench",
     "swarmnight",
     "swarmbench",
     "replay",
