@@ -7,9 +7,11 @@ import shutil
 from statistics import median
 from typing import Any
 
+from nightlab.foreign.judging import JUDGE_RUN
 from nightlab.loop import Stop
 from nightlab.place import Place, held
 from nightlab.study import Study
+from nightlab.task import Task
 
 _TRUST = {
     "printed": "Level printed: the number is what the run itself says; a script that prints what it likes is not seen.",
@@ -18,6 +20,11 @@ _TRUST = {
     "predictions": "Level predictions: the judge scores answers to inputs whose truth the run never had; a run that "
     "gets past the jail to that truth is not seen.",
 }
+
+_SHARES_A_PROCESS = (
+    "The evaluator of another system runs the candidate in the evaluator's own process: a candidate that meddles with it, "
+    "or looks for its data there, is not seen."
+)
 
 
 def check(place: Place, *, runs: int, slots: int, unsafe: bool = False) -> dict[str, Any]:
@@ -48,9 +55,15 @@ def _what_was_checked(study: Study) -> dict[str, Any]:
         "cpu_seconds": median(run["cpu_seconds"] for run in found),
         "runs_a_night": int(8 * 3600 / each * study.executor.slots),
         "level": study.task.metric.level,
-        "trust": _TRUST[study.task.metric.level],
+        "trust": _trust(study.task),
         "jail": study.executor.level,
     }
+
+
+def _trust(task: Task) -> str:
+    """What this level of believing cannot see."""
+    is_foreign = task.judge is not None and task.judge.run == JUDGE_RUN and task.metric.level == "artifact"
+    return f"{_TRUST[task.metric.level]} {_SHARES_A_PROCESS}" if is_foreign else _TRUST[task.metric.level]
 
 
 def _what_holds(study: Study) -> dict[str, Any]:

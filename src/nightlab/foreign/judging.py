@@ -24,6 +24,7 @@ from nightlab.values import Job, Limits, Outcome
 from nightlab.workspace import remove
 
 SETTINGS = "foreign.toml"
+JUDGE_RUN = "nightlab judge-foreign"
 INSIDE = Path(__file__).with_name("inside.py")
 _BLOCK = re.compile(r"EVOLVE-BLOCK-START.*?EVOLVE-BLOCK-END", re.DOTALL)
 _MOST_SAID = 16 * 1024 * 1024

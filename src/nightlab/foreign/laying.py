@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nightlab.errors import BadTask, Invalid
-from nightlab.foreign.judging import SETTINGS, Settings, said
+from nightlab.foreign.judging import JUDGE_RUN, SETTINGS, Settings, said
 from nightlab.task import PROGRAM_FILE, TASK_FILE, parse
 from nightlab.values import Direction
 
@@ -299,7 +299,7 @@ direction = "{direction}"
 level = "{level}"
 
 [judge]
-run = "nightlab judge-foreign"     # the evaluator, in a jail of its own
+run = "{JUDGE_RUN}"     # the evaluator, in a jail of its own
 files = ["evaluator", "{SETTINGS}"]
 data = "theirs"                    # the evaluator has its own data; nothing of it is held back for an audit
 env = ["VIRTUAL_ENV", "CONDA_PREFIX"]
