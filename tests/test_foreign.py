@@ -1,10 +1,12 @@
-"""Tasks of other systems, made ours by `init --from`: small ones of our own in each form, played through the real lab."""
+"""Tasks of other systems, made ours by `init --from`: a small one in each form, played through the real lab."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -13,8 +15,7 @@ import pytest
 
 from nightlab.check import check
 from nightlab.errors import BadTask, Invalid
-from nightlab.foreign import carried
-from nightlab.foreign.judging import Settings, chosen, refuse_other_changes
+from nightlab.foreign.judging import INSIDE, Settings, chosen, refuse_other_changes
 from nightlab.foreign.laying import Wanted, lay
 from nightlab.place import find, first_commit, held
 from nightlab.proposer import Scripted
@@ -22,6 +23,10 @@ from nightlab.study import Study
 from nightlab.task import load
 from nightlab.tuner import space
 from nightlab.values import Experiment, Proposal
+
+sys.path.insert(0, str(INSIDE.parent))
+carried = importlib.import_module("carried")
+sys.path.pop(0)
 
 Nightlab = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -187,11 +192,21 @@ def test_a_task_of_gepa_runs_here(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "metric", "direction", "words"),
     [
-        (OPENEVOLVE, None, "higher", "combined_score = -0.249476, steps = 10; say which is the objective: --metric NAME"),
+        (
+            OPENEVOLVE,
+            None,
+            "higher",
+            "combined_score = -0.249476, steps = 10; say which is the objective: --metric NAME",
+        ),
         (OPENEVOLVE, "loss", "higher", "gives no number 'loss'; it gives combined_score"),
         (OPENEVOLVE, "steps", None, "is lower or higher steps better? Say it: --direction lower"),
         (OPENEVOLVE, "steps", "up", "--direction 'up' says nothing"),
-        ({**OPENEVOLVE, "evaluator.py": "def evaluate(thing): ..."}, None, None, "write --form openevolve, shinka, gepa"),
+        (
+            {**OPENEVOLVE, "evaluator.py": "def evaluate(thing): ..."},
+            None,
+            None,
+            "write --form openevolve, shinka, gepa",
+        ),
         ({**OPENEVOLVE, "evaluate.py": BY_PATH}, None, None, "has evaluator.py and evaluate.py; say which"),
         ({"evaluator.py": BY_PATH}, None, None, "which file is the program at the start?"),
         ({**OPENEVOLVE, "truth.json": "{"}, "steps", "lower", "was tried on initial_program.py and failed"),

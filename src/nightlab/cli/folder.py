@@ -27,7 +27,9 @@ def init(
     ] = False,
     source: Annotated[
         Path | None,
-        typer.Option("--from", metavar="DIR", help="Another system's task (OpenEvolve, ShinkaEvolve, GEPA), made ours."),
+        typer.Option(
+            "--from", metavar="DIR", help="Another system's task (OpenEvolve, ShinkaEvolve, GEPA), made ours."
+        ),
     ] = None,
     form: Annotated[str | None, typer.Option(help="With --from: openevolve, shinka or gepa.")] = None,
     program: Annotated[str | None, typer.Option(help="With --from: the file to begin with.")] = None,

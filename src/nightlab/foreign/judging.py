@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from hashlib import blake2b
+from importlib.resources import files
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from nightlab.workspace import remove
 
 SETTINGS = "foreign.toml"
 JUDGE_RUN = "nightlab judge-foreign"
-INSIDE = Path(__file__).with_name("inside.py")
+INSIDE = Path(str(files("nightlab") / "tasks/foreign/inside.py"))
 _BLOCK = re.compile(r"EVOLVE-BLOCK-START.*?EVOLVE-BLOCK-END", re.DOTALL)
 _MOST_SAID = 16 * 1024 * 1024
 
@@ -49,7 +50,9 @@ class Settings:
         try:
             return cls(**tomllib.loads((folder / SETTINGS).read_text(encoding="utf-8")))
         except (OSError, TypeError, tomllib.TOMLDecodeError) as error:
-            raise BadTask(f"{folder / SETTINGS} cannot be used: {error}; make it anew with nightlab init --from") from error
+            raise BadTask(
+                f"{folder / SETTINGS} cannot be used: {error}; make it anew with nightlab init --from"
+            ) from error
 
 
 def judge(folder: Path, verb: str, path: Path, environ: Mapping[str, str]) -> str:
@@ -135,7 +138,13 @@ def said(
     }
     job = Job(
         id=home.name,
-        argv=(*command_line("python", folder=project(folder)), str(INSIDE), json.dumps(told), what, str(home / "out" / "said.json")),
+        argv=(
+            *command_line("python", folder=project(folder)),
+            str(INSIDE),
+            json.dumps(told),
+            what,
+            str(home / "out" / "said.json"),
+        ),
         tree=(folder / settings.evaluator).resolve().parent,
         folder=home,
         token=home.name,

@@ -6,13 +6,13 @@ import ast
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nightlab.errors import BadTask, Invalid
-from nightlab.foreign.judging import JUDGE_RUN, SETTINGS, Settings, said
+from nightlab.foreign.judging import INSIDE, JUDGE_RUN, SETTINGS, Settings, said
 from nightlab.task import PROGRAM_FILE, TASK_FILE, parse
 from nightlab.values import Direction
 
@@ -20,7 +20,7 @@ FORMS = ("openevolve", "shinka", "gepa")
 _MARK = "EVOLVE-BLOCK-START"
 _LEFT_OUT = {".git", ".hg", ".nightlab", "__pycache__", ".venv", "venv", "node_modules", ".pytest_cache"}
 _MOST_BYTES = 256 * 1024 * 1024
-_HERE = Path(__file__).parent
+_HERE = INSIDE.parent
 
 Ask = Callable[..., str]
 
@@ -143,12 +143,18 @@ def _form(tree: ast.Module, evaluator: str) -> str:
 
 
 def _program(source: Path, evaluator: str, form: str) -> str:
-    names = ["initial_program.py", "initial.py"] + (["seed_candidate.txt", "candidate.txt", "prompt.txt"] * (form == "gepa"))
+    names = ["initial_program.py", "initial.py"] + (
+        ["seed_candidate.txt", "candidate.txt", "prompt.txt"] * (form == "gepa")
+    )
     found = [name for name in names if (source / name).is_file()]
     marked = [path.name for path in sorted(source.glob("*.py")) if path.name != evaluator and _MARK in _read(path)]
     found = found or marked
     if len(found) != 1:
-        what = f"several: {', '.join(found)}" if found else "none that is called initial_program.py or bears EVOLVE-BLOCK marks"
+        what = (
+            f"several: {', '.join(found)}"
+            if found
+            else "none that is called initial_program.py or bears EVOLVE-BLOCK marks"
+        )
         raise BadTask(f"which file is the program at the start? {source} has {what}; write --program FILE")
     return found[0]
 
@@ -282,8 +288,12 @@ def _settings_text(settings: Settings) -> str:
 def _toml(settings: Settings, direction: Direction) -> str:
     is_apart = settings.form == "shinka"
     level = "predictions" if is_apart else "artifact"
-    how = 'predict = "python answer.py"       # calls the experiment in a jail that has no evaluator' if is_apart else (
-        'artifact = "candidate.json"       # the text of the program; the evaluator runs it, in a jail of its own'
+    how = (
+        'predict = "python answer.py"       # calls the experiment in a jail that has no evaluator'
+        if is_apart
+        else (
+            'artifact = "candidate.json"       # the text of the program; the evaluator runs it, in a jail of its own'
+        )
     )
     return f"""\
 # Made by: nightlab init --from. What this level cannot see is said in docs/coming-from.md.
@@ -318,5 +328,3 @@ def _words(settings: Settings, direction: Direction, numbers: Mapping[str, float
 Make {settings.metric} {direction}. What may change: {settings.program}. The evaluator is elsewhere and stays as it is.
 {marks}{more}Whatever meddles with the evaluator or looks for its data is disqualified.
 """
-
-

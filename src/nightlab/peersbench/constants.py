@@ -60,7 +60,7 @@ class Script:
     @cached_property
     def source(self) -> str:
         """Its text."""
-        home = files("nightlab") / ("tasks/tinylm" if self.name == "tinylm" else "peersbench/scripts")
+        home = files("nightlab") / ("tasks/tinylm" if self.name == "tinylm" else "tasks/constants")
         return (home / self.path).read_text(encoding="utf-8")
 
     @cached_property
@@ -80,7 +80,12 @@ class Science:
     def __init__(self, python: Path, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         home = files("nightlab")
-        words = [str(python), str(home / "peersbench/drivers/science.py"), str(folder), str(home / "tasks/tinylm/judge.py")]
+        words = [
+            str(python),
+            str(home / "peersbench/drivers/science.py"),
+            str(folder),
+            str(home / "tasks/tinylm/judge.py"),
+        ]
         environ = {"PATH": os.environ.get("PATH", ""), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ)
         self._caps: dict[str, float] = {}
@@ -157,7 +162,9 @@ def ours(
     """The lab's own loop, judge and tuner, its runs made in the other environment."""
 
     def score(attempt: Attempt, texts: Files) -> float | str:
-        return science.score(script, texts.get(script.path) or script.source, attempt.seed, is_known=attempt.purpose != "candidate")
+        return science.score(
+            script, texts.get(script.path) or script.source, attempt.seed, is_known=attempt.purpose != "candidate"
+        )
 
     with tempfile.TemporaryDirectory(prefix="nightlab-bench-") as name:
         folder = Path(name) / "study"
@@ -187,7 +194,9 @@ def _incumbents(ledger: Ledger, repository: Repository, script: Script) -> Itera
     """After each run: the incumbent's text, and the mean of its runs so far."""
     kept = {one.id: one for one in ledger.experiments() if one.status is Status.KEPT}
     texts = {0: script.source} | {
-        number: repository.text(repository.tree(str(one.commit)), script.path) or "" for number, one in kept.items() if one.commit
+        number: repository.text(repository.tree(str(one.commit)), script.path) or ""
+        for number, one in kept.items()
+        if one.commit
     }
     now, believed = 0, float("nan")
     for event in ledger.read():
@@ -209,7 +218,14 @@ def bench(
                 if (script.name, method, seed) not in done:
                     line = searched(science, script, method, seed, most)
                     found = [
-                        Found(script.name, method, seed, mark, *line[min(mark, len(line)) - 1], fresh(science, script, line[min(mark, len(line)) - 1][0]))
+                        Found(
+                            script.name,
+                            method,
+                            seed,
+                            mark,
+                            *line[min(mark, len(line)) - 1],
+                            fresh(science, script, line[min(mark, len(line)) - 1][0]),
+                        )
                         for mark in MARKS
                         if mark <= most
                     ]
@@ -251,8 +267,18 @@ def summary(found: Sequence[Found]) -> list[dict[str, Any]]:
         values = {name: [one.true for one in some if one.method == name and one.seed in seeds] for name in methods}
         means = {name: fmean(each) for name, each in values.items() if each}
         believed = {
-            name: fmean(one.true - one.believed for one in some if one.method == name and one.seed in seeds) for name in means
+            name: fmean(one.true - one.believed for one in some if one.method == name and one.seed in seeds)
+            for name in means
         }
         errors = {name: stdev(each) / len(each) ** 0.5 if len(each) > 1 else None for name, each in values.items()}
-        told.append({"script": script, "runs": runs, "seeds": len(seeds), "means": means, "errors": errors, "optimism": believed})
+        told.append(
+            {
+                "script": script,
+                "runs": runs,
+                "seeds": len(seeds),
+                "means": means,
+                "errors": errors,
+                "optimism": believed,
+            }
+        )
     return told

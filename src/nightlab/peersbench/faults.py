@@ -51,6 +51,8 @@ def _best(search: Search) -> dict[str, Any]:
         best = search.best()
     except FileNotFoundError:  # it ended without a word
         return {}
+    if not best:
+        return {}
     return {"true": work.truth(best["source"]), "claimed": best["claimed"]}
 
 
@@ -115,9 +117,11 @@ def refused(cache: Path, system: str, *, limit: float) -> Mapping[str, Any]:
     plan = Plan(30)
     with (
         tempfile.TemporaryDirectory(prefix="nightlab-bench-") as name,
-        systems.searching(
-            Path(name) / "search", cache, SETTINGS[system], plan, work.harmful(100), refuses_every=3
-        ) as (search, model, _),
+        systems.searching(Path(name) / "search", cache, SETTINGS[system], plan, work.harmful(100), refuses_every=3) as (
+            search,
+            model,
+            _,
+        ),
     ):
         systems.watch(search, limit=limit, candidates=plan.experiments)
         done = sum(one.end is not None for one in search.candidates())

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -113,7 +114,9 @@ class Search:
 
     def looks(self) -> list[Look]:
         """Every evaluation so far."""
-        return _ledger_looks(self.folder) if self.setting.system == "nightlab" else _log_looks(self.folder / "log.jsonl")
+        return (
+            _ledger_looks(self.folder) if self.setting.system == "nightlab" else _log_looks(self.folder / "log.jsonl")
+        )
 
     def candidates(self) -> list[Look]:
         """The evaluations of candidates, each candidate once, without the start: what counts as experiments."""
@@ -259,7 +262,9 @@ def _ledger_looks(folder: Path) -> list[Look]:
             begun.setdefault(number, event.at)
         elif event.kind == "decided" and number in begun:
             found.append(Look(str(number), begun[number], event.at, str(event.body["status"]) not in _NUMBERS))
-    open_ = [Look(str(number), at, None) for number, at in begun.items() if str(number) not in {one.key for one in found}]
+    open_ = [
+        Look(str(number), at, None) for number, at in begun.items() if str(number) not in {one.key for one in found}
+    ]
     return sorted(found + open_, key=lambda one: one.begin)
 
 
@@ -273,6 +278,8 @@ def _ledger_best(folder: Path) -> dict[str, Any]:
     ledger, repository = Ledger(place.ledger), Repository(folder)
     try:
         best = ledger.incumbent()
+        if best is None:
+            return {}
         source = repository.text(repository.tree(str(best.commit)), "program.py")
         return {"source": source, "claimed": best.value, "known": len(ledger.experiments()) - 1}
     finally:
@@ -301,7 +308,7 @@ def rate(candidates: Sequence[Look]) -> float | None:
 def gap(candidates: Sequence[Look]) -> float | None:
     """The median time from the end of one experiment to the end of the next, in milliseconds."""
     ends = sorted(one.end for one in candidates if one.end is not None)
-    return 1000 * median(after - before for before, after in zip(ends, ends[1:], strict=False)) if len(ends) > 2 else None
+    return 1000 * median(after - before for before, after in pairwise(ends)) if len(ends) > 2 else None
 
 
 def told(search: Search) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
 """The work that every system is given: one program of many switches, edits that set one each, and a scripted model.
 
-What a program is worth is the sum of its switches, so that the true worth of any mixture of edits is known. An edit sets
-one switch, and no two edits the same one: whatever a system grows from, the edit can be made there.
+What a program is worth is the sum of its switches, so that the true worth of any mixture of edits is known. An edit
+sets one switch, and no two edits the same one: whatever a system grows from, the edit can be made there.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def harmful(count: int) -> list[Edit]:
     return [Edit("harmful", switch(number), f"-{number + 10}") for number in range(count)]
 
 
-def bank(seed: int, *, good: int = 8, neutral: int = 18, worse: int = 10, broken: int = 3, hanging: int = 1) -> list[Edit]:
+def bank(
+    seed: int, *, good: int = 8, neutral: int = 18, worse: int = 10, broken: int = 3, hanging: int = 1
+) -> list[Edit]:
     """A night's edits in an order drawn by the seed. A run varies by 1; good ones are worth a quarter of that to three
     times, neutral ones next to nothing."""
     rng = Random(seed)
@@ -138,7 +140,7 @@ def answer(system: str, edit: Edit, prompt: str) -> str:
     return f"I {words}.\n\n```\n{shown.replace(edit.before + chr(10), edit.after + chr(10))}```\n"
 
 
-EVALUATE = '''"""Evaluate a program: take a while, add noise, and write down when. One for all systems; it imports nothing of them."""
+EVALUATE = '''"""Evaluate a program: take a while, add noise, and write down when. One for all systems."""
 
 import argparse
 import hashlib
@@ -204,7 +206,7 @@ if __name__ == "__main__":
     main()
 '''
 
-DOCUMENTED = '''"""The same evaluation in ShinkaEvolve's own documented form: its helper runs the program and writes the files."""
+DOCUMENTED = '''"""The same evaluation in ShinkaEvolve's own form: its helper runs the program and writes the files."""
 
 import argparse
 import inspect

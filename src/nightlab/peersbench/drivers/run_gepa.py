@@ -13,13 +13,13 @@ from typing import Any
 
 def main(folder: Path) -> None:
     """One search; what it holds to be best goes to best.json."""
-    from gepa.optimize_anything import (  # type: ignore[import-not-found]
+    from gepa.optimize_anything import (
         EngineConfig,
         GEPAConfig,
         ReflectionConfig,
         optimize_anything,
     )
-    from gepa.strategies.proposal_sampling import IndependentSampling  # type: ignore[import-not-found]
+    from gepa.strategies.proposal_sampling import IndependentSampling
 
     plan = json.loads((folder / "plan.json").read_text())
     evaluate = _evaluator(folder / "evaluate.py")
@@ -79,7 +79,7 @@ class Model:
 
 def known(folder: Path) -> dict[str, Any]:
     """How many evaluations its saved state remembers."""
-    from gepa.core.state import GEPAState  # type: ignore[import-not-found]
+    from gepa.core.state import GEPAState
 
     state = GEPAState.load(str(folder / "out")) if (folder / "out" / "gepa_state.bin").exists() else None
     return {"known": state.total_num_evals if state else 0}

@@ -12,8 +12,8 @@ from typing import Any
 
 def main(folder: Path) -> None:
     """One search; what it holds to be best goes to best.json."""
-    from openevolve.config import Config, LLMModelConfig  # type: ignore[import-not-found]
-    from openevolve.controller import OpenEvolve  # type: ignore[import-not-found]
+    from openevolve.config import Config, LLMModelConfig
+    from openevolve.controller import OpenEvolve
 
     plan = json.loads((folder / "plan.json").read_text())
     config = Config(max_iterations=plan["experiments"], log_level="ERROR")

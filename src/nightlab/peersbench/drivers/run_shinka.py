@@ -12,9 +12,9 @@ from typing import Any
 
 def main(folder: Path) -> None:
     """One search; what it holds to be best goes to best.json."""
-    from shinka.core import EvolutionConfig, ShinkaEvolveRunner  # type: ignore[import-not-found]
-    from shinka.database import DatabaseConfig  # type: ignore[import-not-found]
-    from shinka.launch import LocalJobConfig  # type: ignore[import-not-found]
+    from shinka.core import EvolutionConfig, ShinkaEvolveRunner
+    from shinka.database import DatabaseConfig
+    from shinka.launch import LocalJobConfig
 
     plan = json.loads((folder / "plan.json").read_text())
     search = EvolutionConfig(

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -68,7 +69,7 @@ def score(asked: dict[str, Any], folder: Path, judge: str) -> dict[str, Any]:
     signal.setitimer(signal.ITIMER_PROF, asked["cap"])
     try:
         value = (tinylm if asked["script"] == "tinylm" else printed)(asked["source"], asked["seed"], folder, judge)
-    except (Exception, SystemExit, TooLong) as error:  # a stranger's script: whatever it does, it is recorded
+    except (Exception, SystemExit, TooLong) as error:  # noqa: BLE001 - a stranger's script, recorded whatever it does
         last = traceback.extract_tb(error.__traceback__)[-1]
         return {"failure": f"{type(error).__name__}: {error} (line {last.lineno})"}
     finally:
@@ -173,7 +174,8 @@ def sampler(name: str, seed: int) -> Any:
         "cma-es": lambda: samplers.CmaEsSampler(seed=seed),
         "random": lambda: samplers.RandomSampler(seed=seed),
     }
-    return known[name]()
+    made: Callable[[], Any] = known[name]
+    return made()
 
 
 if __name__ == "__main__":
