@@ -4,7 +4,7 @@ BIN := .venv/bin
 AGENTS := .agents
 MIRRORS := .mirrors
 WHOLE := tests/night tests/crash tests/adversarial tests/test_agent_nights.py
-.PHONY: demo test test-core test-slow test-agents test-mirrors fuzz check docs screenshots lock clean
+.PHONY: demo test test-core test-slow test-agents test-mirrors bench-peers fuzz check docs screenshots lock clean
 
 demo: .set-up
 	@$(BIN)/nightlab demo
@@ -45,6 +45,11 @@ $(MIRRORS)/.set-up: pyproject.toml requirements.lock tests/mirrors/installed.txt
 	$(MIRRORS)/bin/pip install -q --disable-pip-version-check -c $(MIRRORS)/constraints.txt \
 	  -r tests/mirrors/installed.txt -e .
 	@touch $@
+
+# The same work to other systems, each from the package index into .peers (1 GB), and the tables of docs/benchmarks.md;
+# two hours, most of it for constants. Not part of any test.
+bench-peers: .set-up-dev
+	@$(BIN)/nightlab bench peers --cache .peers --write docs/benchmarks.md
 
 # Every view of the page, desk and phone, light and dark: of the demo, or of another study by STUDY=folder.
 STUDY ?= nightlab-demo

@@ -22,8 +22,8 @@ _TRUST = {
 }
 
 _SHARES_A_PROCESS = (
-    "The evaluator of another system runs the candidate in the evaluator's own process: a candidate that meddles with it, "
-    "or looks for its data there, is not seen."
+    "The evaluator of another system runs the candidate in the evaluator's own process: a candidate that meddles with "
+    "it, or looks for its data there, is not seen."
 )
 
 

@@ -95,7 +95,7 @@ def _scored(settings: Settings, folder: Path, path: Path, seed: int, cache: Path
 
 
 def chosen(found: Mapping[str, Any], metric: str) -> dict[str, Any]:
-    """The judge's line: the one number that was asked for, the others beside it. Raises Invalid where it is not there."""
+    """The judge's line: the number that was asked for, the others beside it. Raises Invalid where it is not there."""
     numbers = dict(found.get("numbers") or {})
     if metric not in numbers:
         raise Invalid(f"the evaluator gave no number {metric!r}; it gave {', '.join(numbers) or 'none at all'}")

@@ -254,10 +254,9 @@ def read(results: Path) -> list[Found]:
 
 
 def summary(found: Sequence[Found]) -> list[dict[str, Any]]:
-    """For each script and number of runs: every method's mean true loss, its error, and how far it lies behind the best.
+    """For each script and number of runs: every method's mean true loss, its standard error, what it believed too much.
 
-    Only seeds that every method has searched count; what is behind is told in shares of what can be gained there: from
-    the start to the best that anybody has found.
+    Only seeds that every method has searched count.
     """
     told = []
     for script, runs in sorted({(one.script, one.runs) for one in found}):

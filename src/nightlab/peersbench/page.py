@@ -73,7 +73,8 @@ def throughput(rows: Rows) -> str:
     ]
     heads = ["system", "as", "experiments a minute", "of the ideal 120", "ours = 1", "evaluations at once", "seen"]
     return (
-        "## Slots kept busy\nThe model takes 2 s to answer, an evaluation 1 s, and there are two slots: 120 experiments a "
+        "## Slots kept busy\n"
+        "The model takes 2 s to answer, an evaluation 1 s, and there are two slots: 120 experiments a "
         "minute are the most there can be. An experiment is one candidate that was evaluated; here nobody has a reason "
         "to evaluate one twice. Whoever evaluates more than two at once has more slots than the others.\n\n"
         + _table(heads, shown)
@@ -119,7 +120,8 @@ def constant(found: Sequence[Found]) -> str:
     }
     more = "; ".join(f"{name} {value:+.2f}" for name, value in optimism.items())
     return (
-        "## Constants\nThe loss (lower is better) of what a method holds to be best after so many runs, run again under "
+        "## Constants\n"
+        "The loss (lower is better) of what a method holds to be best after so many runs, run again under "
         "fresh seeds: mean over seeds and its standard error. Every run of ours counts: baseline, repeats, races. All "
         "have the same ranges on the same scales, and begin where the script stands.\n\n"
         + _table(["script", "runs", "seeds", *methods], shown)
@@ -147,7 +149,8 @@ def bank(rows: Rows) -> str:
         "system", "banks it came through", "of the gain there was", "claimed too much", "evaluations", "processes left",
     ]  # fmt: skip
     return (
-        "## One bank of edits\nForty edits in one order: 8 good, 18 neutral, 10 harmful, 3 broken, 1 that hangs; one run "
+        "## One bank of edits\n"
+        "Forty edits in one order: 8 good, 18 neutral, 10 harmful, 3 broken, 1 that hangs; one run "
         "varies by 1, the good ones are worth 0.25 to 3. What each system holds to be best at the end, by its true "
         "worth. Who re-runs, makes more evaluations of the same edits.\n\n" + _table(heads, shown)
     )

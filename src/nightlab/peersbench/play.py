@@ -79,6 +79,4 @@ def _turn(cache: Path, seeds: int, say: Say) -> None:
             most=max(constants.MARKS),
         )
         for one in searches:
-            say(
-                f"{one.script}, {one.method}, seed {one.seed}: after {one.runs} runs {one.true:.5g}, believed {one.believed:.5g}"
-            )
+            say(f"{one.script}, {one.method}, seed {one.seed}, {one.runs} runs: {one.true:.5g}")

@@ -64,7 +64,8 @@ def environment(cache: Path, name: str) -> Path:
 
 def versions(python: Path, packages: Sequence[str]) -> dict[str, str]:
     """What is installed in an environment."""
-    asked = f"import json; from importlib.metadata import version; print(json.dumps({{n: version(n) for n in {list(packages)!r}}}))"
+    words = f"print(json.dumps({{name: version(name) for name in {list(packages)!r}}}))"
+    asked = f"import json; from importlib.metadata import version; {words}"
     said = subprocess.run([str(python), "-c", asked], capture_output=True, text=True, check=True)
     return dict(json.loads(said.stdout))
 

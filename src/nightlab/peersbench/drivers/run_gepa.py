@@ -58,7 +58,7 @@ def _evaluator(path: Path) -> Any:
 
 
 class Model:
-    """A model over HTTP, asked as GEPA's documents allow: a callable; several prompts at a time where it has several."""
+    """A model over HTTP, a callable, as GEPA's documents allow; several prompts go out at a time."""
 
     def __init__(self, url: str) -> None:
         self._url = url
