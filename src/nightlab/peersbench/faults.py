@@ -39,8 +39,12 @@ def replayed(cache: Path, system: str, seed: int, *, limit: float) -> Mapping[st
         has_ended = search.process is not None and search.process.poll() is not None
         left = len(survivors(search))
         systems.end(search)
-        looks = search.looks()
-        told: dict[str, Any] = {"system": system, "seed": seed, "asked": model.told, "evaluations": len(looks)}
+        told: dict[str, Any] = {
+            "system": system,
+            "seed": seed,
+            "asked": model.told,
+            "evaluations": search.evaluations(),
+        }
         told |= {"ended": has_ended, "survivors": left, "seconds": search.wall}
         told |= {"possible": sum(max(0.0, edit.worth) for edit in edits)}
         return told | (_best(search) if has_ended else {})

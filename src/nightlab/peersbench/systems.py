@@ -119,6 +119,10 @@ class Search:
             _ledger_looks(self.folder) if self.setting.system == "nightlab" else _log_looks(self.folder / "log.jsonl")
         )
 
+    def evaluations(self) -> int:
+        """How many evaluations there were in all: those of the start, and those made again."""
+        return _ledger_runs(self.folder) if self.setting.system == "nightlab" else len(self.looks())
+
     def candidates(self) -> list[Look]:
         """The evaluations of candidates, each candidate once, without the start: what counts as experiments."""
         seen: dict[str, Look] = {}
@@ -269,6 +273,17 @@ def _ledger_looks(folder: Path) -> list[Look]:
     return sorted(found + open_, key=lambda one: one.begin)
 
 
+def _ledger_runs(folder: Path) -> int:
+    place = find(folder)
+    if not place.ledger.exists():
+        return 0
+    ledger = Ledger(place.ledger)
+    try:
+        return ledger.runs_made()
+    finally:
+        ledger.close()
+
+
 _NUMBERS = {str(Status.KEPT), str(Status.DISCARDED), str(Status.SHELVED)}
 
 
@@ -322,5 +337,5 @@ def told(search: Search) -> Mapping[str, Any]:
         "rate": rate(candidates),
         "gap_ms": gap(candidates),
         "at_once": at_once(looks),
-        "evaluations": len(looks),
+        "evaluations": search.evaluations(),
     }

@@ -17,7 +17,7 @@ GRID = (
     Setting("gepa", "as documented", 2, 1, "documented"),
     Setting("gepa", "4 proposals a step", 2, 4),
     Setting("shinka", "as documented", 2, 6, "documented"),
-    Setting("shinka", "light evaluator, oversubscribed", 2, 6),
+    Setting("shinka", "light evaluator, oversubscribed, told of 16 cores", 2, 6),
 )
 """Two slots, but for OpenEvolve's six workers: thinking and evaluating are one worker's there."""
 ALONE = (

