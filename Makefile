@@ -66,7 +66,7 @@ check: .set-up-dev
 	@touch $@
 
 .set-up-dev: pyproject.toml requirements.lock
-	@./set-up "$(PYTHON)" plots,agents,mcp,notify,swarm,dev
+	@./set-up "$(PYTHON)" plots,agents,mcp,notify,swarm,live,dev
 	@touch $@ .set-up
 
 # The pages that are read off the code: every key of the task file, every command.
@@ -76,7 +76,7 @@ docs: .set-up-dev
 # The lock holds versions and no addresses, so that it serves pip and uv on any index.
 lock: .set-up-dev
 	$(BIN)/python -m pip install -q uv
-	$(BIN)/uv pip compile pyproject.toml --extra plots --extra agents --extra mcp --extra notify --extra swarm --extra dev --universal --no-emit-index-url \
+	$(BIN)/uv pip compile pyproject.toml --extra plots --extra agents --extra mcp --extra notify --extra swarm --extra live --extra dev --universal --no-emit-index-url \
 	  --no-header --no-annotate -q -o requirements.lock
 
 clean:

@@ -17,7 +17,7 @@ from typer.main import get_command
 
 from nightlab.cli import app
 from nightlab.place import find
-from nightlab.task import Budget, Caps, Judge, Metric, Rung, What, parse
+from nightlab.task import Budget, Caps, Judge, Live, Metric, Rung, What, parse
 
 TOP = Path(__file__).parents[1]
 
@@ -82,6 +82,7 @@ def test_every_key_and_every_level_of_the_task_file_is_on_its_page() -> None:
     page = (TOP / "docs" / "task.md").read_text()
     sections = dict(re.findall(r"^## \[([\w.]+)\]\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
     models = {"task": What, "metric": Metric, "budget": Budget, "judge": Judge, "limits": Caps, "scale.NAME": Rung}
+    models |= {"live": Live}
 
     assert sections.keys() == {*models, "milestones"}
     for name, model in models.items():

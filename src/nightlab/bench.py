@@ -19,11 +19,12 @@ from nightlab import task
 from nightlab.decide import Race
 from nightlab.ledger import Event, Ledger
 from nightlab.loop import Loop, Stop
-from nightlab.place import find, first_commit, held
-from nightlab.proposer import Context
+from nightlab.place import Place, find, first_commit, held
+from nightlab.proposer import Context, Proposer
+from nightlab.runner import Attempt, Slots
 from nightlab.study import Study
-from nightlab.testing.fakes import InstantSlots
-from nightlab.values import Experiment, Proposal
+from nightlab.testing.fakes import InstantSlots, TimedSlots, noise
+from nightlab.values import Experiment, Files, Proposal
 from nightlab.workspace import Repository
 
 _TASK = '[task]\nrun = "sh run.sh"\neditable = ["knob.txt"]\n[metric]\nname = "score"\ndirection = "lower"\n'
@@ -117,37 +118,48 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def scale(experiments: int) -> dict[str, Any]:
+def _searched(folder: Path, slots: Slots, proposer: Proposer, experiments: int) -> Place:
+    """A study of so many experiments in slots that are no processes."""
+    _repository(folder)
+    place = find(folder)
+    with held(place), closing(Ledger(place.ledger)) as ledger, closing(Repository(folder)) as repository:
+        base = repository.head()
+        ledger.append(Event("study", "0", {"seed": 0, "base": base, "metric": "score", "direction": "lower"}))
+        Loop(
+            task=task.load(folder),
+            ledger=ledger,
+            repository=repository,
+            slots=slots,
+            proposers=[proposer],
+            policy=Race(),
+            branch=place.branch,
+        ).run(Stop(experiments=experiments))
+    return place
+
+
+def scale(experiments: int, *, slots: int = 1) -> dict[str, Any]:
     """The loop, judge and ledger over many experiments, without processes; then the readings people wait for."""
     with tempfile.TemporaryDirectory(prefix="nightlab-bench-", dir=Path.cwd()) as name:
         folder = Path(name) / "study"
-        _repository(folder)
-        place = find(folder)
-        with held(place), closing(Ledger(place.ledger)) as ledger, closing(Repository(folder)) as repository:
-            base = repository.head()
-            ledger.append(Event("study", "0", {"seed": 0, "base": base, "metric": "score", "direction": "lower"}))
-            Loop(
-                task=task.load(folder),
-                ledger=ledger,
-                repository=repository,
-                slots=InstantSlots(lambda attempt, texts: 1.0),
-                proposers=[_Counting()],
-                policy=Race(),
-                branch=place.branch,
-            ).run(Stop(experiments=experiments))
+        before = time.process_time()
+        place = _searched(folder, InstantSlots(lambda attempt, texts: 1.0, slots=slots), _Counting(), experiments)
+        cpu, held_mb = time.process_time() - before, peak_mb()
+        with closing(place.read()) as ledger:
             marks = {e.experiment or 0: e.at for e in ledger.read() if e.kind in ("decided", "proposed")}
         tenth = experiments // 10
         first = 1000 * (marks[tenth] - marks[1]) / (tenth - 1)
         last = 1000 * (marks[experiments] - marks[experiments - tenth]) / tenth
         return {
             "experiments": experiments,
+            "slots": slots,
+            "cpu_ms": 1000 * cpu / experiments,
             "ms_first": first,
             "ms_last": last,
             "growth": last / first,
             "status_cpu_s": _command(folder, "status")[0],
             "log_s": _command(folder, "log", "--limit", "50")[1],
             "ledger_mb": place.ledger.stat().st_size / 2**20,
-            "peak_mb": peak_mb(),
+            "peak_mb": held_mb,
         }
 
 
@@ -209,3 +221,35 @@ def pipeline(experiments: int, *, run: float, call: float, drafts: int) -> dict[
         "one_after_the_other": 1 / (1 + call),
         "first_wait_s": waited,
     }
+
+
+def many(experiments: int, *, slots: int, run: float, call: float, drafts: int) -> dict[str, Any]:
+    """The share of their time for which many slots are busy, asleep in place of runs, while thinking takes `call` runs'
+    time: from the start of the first candidate to the last idea, when a study would go on."""
+    with tempfile.TemporaryDirectory(prefix="nightlab-bench-", dir=Path.cwd()) as name:
+        timed = TimedSlots(_worse, slots=slots, seconds=run)
+        place = _searched(Path(name) / "study", timed, _Thinking(call * run, drafts), experiments)
+        with closing(place.read()) as ledger:
+            events = list(ledger.read())
+    first = next(event.at for event in events if event.kind == "started" and event.experiment) + run
+    last = [event.at for event in events if event.kind == "proposed"][-1]
+    begun = {event.key.rpartition(".")[0]: event.at for event in events if event.kind == "started"}
+    ended = {event.key: event for event in events if event.kind == "ran"}
+    spans = [(begun[one], ended[one].at) for one in ended]
+    busy = sum(max(0.0, min(end, last) - max(begin, first)) for begin, end in spans)
+    used = sum(event.body["outcome"] == "finished" for event in ended.values())
+    return {
+        "experiments": experiments,
+        "slots": slots,
+        "run_s": run,
+        "call_s": call * run,
+        "drafts": drafts,
+        "busy": busy / (slots * (last - first)),
+        "runs": len(ended),
+        "not_needed": len(ended) - used,
+    }
+
+
+def _worse(attempt: Attempt, texts: Files) -> float:
+    """The start is best, by a little: some races are long, and nothing that is kept is worth anything."""
+    return noise(attempt, texts) + (0.0 if attempt.purpose == "incumbent" else 0.003)

@@ -7,11 +7,12 @@ import shutil
 from statistics import median
 from typing import Any
 
+from nightlab.errors import BadTask
 from nightlab.foreign.judging import JUDGE_RUN
 from nightlab.loop import Stop
 from nightlab.place import Place, held
 from nightlab.study import Study
-from nightlab.task import Task
+from nightlab.task import Task, load
 
 _TRUST = {
     "printed": "Level printed: the number is what the run itself says; a script that prints what it likes is not seen.",
@@ -29,6 +30,8 @@ _SHARES_A_PROCESS = (
 
 def check(place: Place, *, runs: int, slots: int, unsafe: bool = False) -> dict[str, Any]:
     """Run the baseline a few times in a study of its own, which is taken away again."""
+    if load(place.root).live is not None:
+        raise BadTask("a live task is not checked by runs: nightlab live capacity says what its traffic can tell")
     beside = Place(place.root, f"check-{os.getpid()}")
     try:
         with held(beside):

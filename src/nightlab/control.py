@@ -86,6 +86,13 @@ def _veto(ledger: Ledger, number: int, text: str) -> str:
     return str(number)
 
 
+def _approve(ledger: Ledger, number: int, text: str) -> str:
+    one = ledger.experiment(number)
+    if not one.status.is_open:
+        raise BadTask(f"experiment {number} was {one.status} already; it does not wait for approval")
+    return str(number)
+
+
 def _retry(ledger: Ledger, number: int, text: str) -> str:
     one = ledger.experiment(number)
     if not one.diff:
@@ -108,6 +115,10 @@ CONTROLS = {
         Control("steer", "Tell whoever proposes where to look, from the next idea on.", ("text",), False, _steer),
         Control("note", "Write a remark beside an experiment.", ("number", "text"), False, _note),
         Control("veto", "End an experiment that runs, or take a kept one out again.", ("number",), False, _veto),
+        Control("approve", "Let a version that waits go out to visitors.", ("number",), False, _approve),
+        Control(
+            "refuse", "Keep a version that waits from visitors; its experiment ends.", ("number",), False, _approve
+        ),
         Control("retry", "Try an experiment's patch again, on the incumbent of now.", ("number",), False, _retry),
     )
 }

@@ -117,7 +117,9 @@ class Crew:
             self._room = Workroom(
                 home=home,
                 task=study.task,
-                executor=LocalExecutor(self.drafts * len(self._hired), study.executor.level),
+                executor=LocalExecutor(
+                    self.drafts * len(self._hired), None if study.task.live else study.executor.level
+                ),
                 relay=relay,
                 lay=lambda folder, context: laid(study, folder, context),
                 environ=self.environ,

@@ -86,5 +86,6 @@ _JAILS = {
     "bubblewrap": "namespaces of its own: no network, private home, sees only what it needs",
     "landlock": "namespaces of its own without bubblewrap: no network, private home, sees only what it needs",
     "landlock-only": "reads and writes only what it needs, and makes no sockets; sees that other files exist",
+    "live": "nothing is executed: what changes is copy, which is data",
     "process": "limits and a clean end only: a run can read your files and use the network",
 }

@@ -358,10 +358,17 @@ class Ledger:
         )
         return [noise for (noise,) in rows]
 
-    def repeats(self) -> list[tuple[int, float]]:
-        """Experiment and value of every run that was made to repeat an incumbent, in the order they ended."""
+    def hardware(self) -> dict[str, str]:
+        """The class of hardware that each measured run ran on."""
+        rows = self._db.execute(
+            "SELECT substr(id, 5), coalesce(json_extract(body, '$.facts.hardware'), '') FROM events WHERE kind = 'ran'"
+        )
+        return dict(rows.fetchall())
+
+    def repeats(self) -> list[tuple[int, str, float]]:
+        """Experiment, run and value of every run that repeats an incumbent, in the order they ended."""
         return self._db.execute(
-            "SELECT r.experiment, r.value FROM runs r JOIN events e ON e.id = 'ran:' || r.id "
+            "SELECT r.experiment, r.id, r.value FROM runs r JOIN events e ON e.id = 'ran:' || r.id "
             "WHERE r.purpose = 'incumbent' AND r.value IS NOT NULL ORDER BY e.seq"
         ).fetchall()
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass, field, replace
@@ -56,6 +56,8 @@ _TICK = 0.25
 _PATIENCE = 5.0
 _LONGEST_REASON = 3000
 _MOST_LOST = 3
+_MANY, _AHEAD = 8, {"incumbent": 20, "candidate": 4}
+"""From so many slots on, one that is free repeats what is under way, up to so many runs of either side."""
 _REPEAT = "0-repeat"
 _ASKED_FOR = {"try", "retries", "peer"}  # by a person, or raced here because it won elsewhere
 
@@ -148,7 +150,8 @@ class Loop:
     ) -> None:
         self.task, self.ledger, self.repository, self.slots, self.policy = task, ledger, repository, slots, policy
         self.lineage = Lineage(task=task, ledger=ledger, repository=repository, branch=branch)
-        self.noise = Noise(ledger, task.metric.direction, slots.examples)
+        self._is_timed = task.budget.kind == "wall"
+        self.noise = Noise(ledger, task.metric.direction, slots.examples, by_hardware=self._is_timed)
         self.around = around or Around()
         self.search = Search(
             proposers,
@@ -160,6 +163,7 @@ class Loop:
             around=self.around,
             clock=clock,
         )
+        self.search.racing = lambda: [race.proposal.facts for race in self._races.values()]
         self.seed = seed
         self.reason: str | None = None
         self.is_paused, self.is_asked_to_stop, self.prune_follows = ledger.is_paused(), False, False
@@ -214,6 +218,7 @@ class Loop:
         self._think()
         while not self._is_held() and len(self._flying) < self.slots.count and (self._queue or self.ask()):
             self._start(self._queue.popleft())
+        self._repeat_ahead()
         self._flush()
         awaited: set[Future[Any]] = {*self._flying, *self.search.futures}
         if not awaited and (self.is_paused or self.search.may_think):
@@ -249,6 +254,11 @@ class Loop:
     def tell(self, attempt: Attempt, finding: Finding) -> None:
         """Record how a run ended, judge what waited for it, commit what won."""
         race = self._races.get(attempt.asked_by)
+        if race is None and attempt.purpose == "candidate":  # repeated ahead, and decided without it
+            gone = replace(finding.run, outcome=Outcome.KILLED, reason="not needed any more")
+            self._record(attempt, replace(finding, run=gone, measurement=None))
+            self._spent.append((attempt.run, False))
+            return
         if finding.run.outcome is Outcome.KILLED and not (race and race.veto and attempt.purpose == "candidate"):
             self._lose(attempt, finding)
             return
@@ -357,15 +367,44 @@ class Loop:
         self._adopting.discard(attempt.run)
         self._flying[begin(attempt, tree, texts or {})] = attempt
 
-    def _want(self, side: Side, race: Race) -> None:
-        """Queue one more run of a side; two races that both wait for the incumbent share one."""
-        race.is_refreshed |= side == "incumbent"
-        whose = race if side == "candidate" else race.parent
-        if any(one.purpose == side == "incumbent" and one.experiment == whose.number for one in self._under_way()):
+    def _repeat_ahead(self) -> None:
+        """On many slots, those that no idea is ready for repeat the incumbent, then what is raced against it: a race
+        mostly asks for it, and what it turns out not to need is ended. On few, an idea that is ready a moment later
+        would have to wait."""
+        if (
+            self.slots.count < _MANY
+            or self._is_held()
+            or self.reason
+            or not self.sigma
+            or self.policy.baseline_runs == 1
+        ):
             return
+        begun = Counter((one.purpose, one.experiment) for one in self._under_way())
+        races = {race.number: race for race in self._races.values() if race.parent is self._best}
+        counts = {number: len(race.samples) + begun["candidate", number] for number, race in races.items()}
+        again = len(self._best.pool) + begun["incumbent", self._best.number]
+        while races and len(self._flying) < self.slots.count:
+            number = min(counts, key=lambda one: (counts[one], one))
+            if again >= _AHEAD["incumbent"] and counts[number] >= _AHEAD["candidate"]:
+                return
+            side: Side = "incumbent" if again < _AHEAD["incumbent"] else "candidate"
+            again, counts[number] = again + (side == "incumbent"), counts[number] + (side == "candidate")
+            self._queue_run(side, races[number])
+            self._start(self._queue.pop())
+
+    def _want(self, side: Side, race: Race) -> None:
+        """Queue one more run of a side, unless one is under way; two races that wait for the incumbent share one."""
+        race.is_refreshed |= side == "incumbent"
+        whose = race.number if side == "candidate" else race.parent.number
+        if not any(one.purpose == side and one.experiment == whose for one in self._under_way()):
+            self._queue_run(side, race)
+
+    def _queue_run(self, side: Side, race: Race) -> None:
+        whose = race if side == "candidate" else race.parent
         whose.runs += 1
         run = f"{whose.number}-{whose.runs}"
-        self._queue.append(Attempt(run, whose.number, side, self._seed(side, race, run), race.number))
+        where = (self.noise.where(race.samples) or "") if side == "incumbent" else ""
+        self._queue.append(Attempt(run, whose.number, side, self._seed(side, race, run), race.number, hardware=where))
 
     def _seed(self, side: Side, race: Race, run: str) -> int:
         """A seed that the other side has run under, its latest first, where pairing pays; else one never used before.
@@ -375,6 +414,7 @@ class Loop:
         mine, other = (race.samples, race.parent.pool)[:: 1 if side == "candidate" else -1]
         if race.proposal.files and self.noise.shares_seeds:
             used = {sample.seed for sample in mine}
+            used |= {one.seed for one in self._under_way() if (one.purpose, one.asked_by) == (side, race.number)}
             for sample in reversed(other):
                 if sample.seed not in used:
                     return sample.seed
@@ -404,6 +444,8 @@ class Loop:
         if finding.measurement and finding.measurement.contrast:
             body["contrast"] = asdict(finding.measurement.contrast)
         self._write(Event("ran", attempt.run, body, attempt.experiment))
+        if self._is_timed:
+            self.noise.hardware[attempt.run] = str(finding.facts.get("hardware", ""))
         self._ran += 1
 
     def _lose(self, attempt: Attempt, finding: Finding) -> None:
@@ -428,7 +470,7 @@ class Loop:
             self._lost = 0
             if attempt.purpose == "incumbent":
                 standing.pool.append(Sample(attempt.run, attempt.seed, finding.measurement.value))
-                self.noise.add(standing.number, finding.measurement.value)
+                self.noise.add(standing.number, attempt.run, finding.measurement.value)
             self._costs += [finding.run.cost] if not self._is_measured else []
         if not self._is_measured:
             self._finish_baseline()
@@ -535,6 +577,7 @@ class Loop:
         whole, best = {**race.parent.texts, **race.proposal.files}, self._best
         files = {path: whole.get(path) for path in {*whole, *best.texts} if whole.get(path) != best.texts.get(path)}
         race.proposal, race.parent, race.is_rebased = replace(race.proposal, files=files), best, True
+        race.contrast = None  # it was held against another
         race.diff = difference(best.texts, files)
         self._write(Event("rebased", str(race.number), {"parent": best.number, "diff": race.diff}, race.number))
         self._judge(race)
@@ -542,6 +585,7 @@ class Loop:
     def _close(self, race: Race, status: Status, decision: Decision) -> None:
         """Record the decision; only when it is durable may git move."""
         del self._races[race.number]
+        self._recall(race)
         kept = status is Status.KEPT
         said = {name: getattr(decision, name) for name in ("gain", "stderr", "z", "reason")}
         said |= {"value": fmean(race.values) if race.values else None, "grade": _grade(race) if race.values else None}
@@ -561,6 +605,15 @@ class Loop:
             self.lineage.commit(experiment, race.proposal.files)
             self._best = self.lineage.standing(race.number)
             self._forget()
+
+    def _recall(self, race: Race) -> list[str]:
+        """End the candidate's runs that are under way; which of them had begun."""
+        mine = [one for one in self._under_way() if one.purpose == "candidate" and one.asked_by == race.number]
+        self._queue = deque(one for one in self._queue if one not in mine) if mine else self._queue
+        flying = [one.run for one in self._flying.values() if one in mine]
+        for run in flying:
+            self.slots.kill(run)
+        return flying
 
     def _remember(self, experiment: Experiment) -> None:
         """What a finished experiment teaches: the proposers, the bandit, and how rich the vein is."""
@@ -622,7 +675,8 @@ class Loop:
         self.slots.set_baseline(self._costs[:runs])
         self.search.run_seconds = fmean(cost.seconds for cost in self._costs[:runs])
         if self.ledger.experiment(BASELINE).status.is_open:
-            noise = f"one run varies by {self.sigma:.3g}" if self.sigma else "runs repeat exactly, whatever the seed"
+            again = "runs repeat exactly, whatever the seed" if runs > 1 else "run once"
+            noise = f"one run varies by {self.sigma:.3g}" if self.sigma else again
             value, reason = fmean(base.values), f"the start; {noise}"
             body: dict[str, Any] = {"status": Status.KEPT, "value": value, "reason": reason, "grade": "E1", "pool": []}
             self._write(Event("decided", "0", body, BASELINE))
@@ -717,12 +771,7 @@ class Loop:
             self._take_out_kept(number, words)
             return
         race.veto = words
-        mine = [one for one in self._under_way() if one.purpose == "candidate" and one.asked_by == number]
-        self._queue = deque(one for one in self._queue if one not in mine)
-        flying = [one.run for one in self._flying.values() if one in mine]
-        for run in flying:
-            self.slots.kill(run)
-        if not flying:
+        if not self._recall(race):
             self._close(race, Status.DISCARDED, Decision("discard", None, None, None, None, words))
 
     def _take_out_kept(self, number: int, reason: str) -> None:

@@ -26,12 +26,15 @@ _WINDOW = 4
 class Noise:
     """What a study knows of its noise."""
 
-    def __init__(self, ledger: Ledger, direction: Direction, examples: Examples) -> None:
+    def __init__(self, ledger: Ledger, direction: Direction, examples: Examples, *, by_hardware: bool = False) -> None:
+        """`by_hardware`: what a run comes to depends on where it ran, so that only runs of one class are compared."""
         self._direction, self._examples = direction, examples
-        self._spread, self._pairing = Spread(), Pairing()
+        self._spread, self._across, self._pairing = Spread(), Spread(), Pairing()
         self._has_one_set = False
-        for number, value in ledger.repeats():
-            self._spread.add(number, value)
+        self.hardware: dict[str, str] = ledger.hardware() if by_hardware else {}
+        """Run -> the class of hardware it ran on, where that matters."""
+        for number, run, value in ledger.repeats():
+            self.add(number, run, value)
         for number, gain in ledger.shared_gains():
             self._pairing.add(number, gain)
         self.learn_start(ledger)
@@ -48,8 +51,11 @@ class Noise:
 
     @property
     def sigma(self) -> float | None:
-        """The standard deviation of one run, from the repeats of incumbents; None before two of one tree."""
-        return self._spread.sigma
+        """The standard deviation of one run, from the repeats of incumbents; None before two of one tree.
+
+        Between classes of hardware only until two runs of one tree have met in one class.
+        """
+        return self._across.sigma if self._spread.sigma is None else self._spread.sigma
 
     @property
     def shares_seeds(self) -> bool:
@@ -67,9 +73,10 @@ class Noise:
         """What one run varies by in a race."""
         return (self.sigma or 0.0) if self.shared is None else self.shared
 
-    def add(self, number: int, value: float) -> None:
+    def add(self, number: int, run: str, value: float) -> None:
         """Take in one more run of an incumbent."""
-        self._spread.add(number, value)
+        self._spread.add((number, self.hardware.get(run)), value)
+        self._across.add(number, value)
 
     def close(self, number: int, pairs: Sequence[tuple[Sample, Sample]]) -> list[float]:
         """Take in the pairs that decided an experiment, and return their gains."""
@@ -82,6 +89,9 @@ class Noise:
         self, mine: Sequence[Sample], pool: Sequence[Sample], pairs: Sequence[tuple[Sample, Sample]], **more: Any
     ) -> Evidence:
         """What a policy is told: in pairs where that is sharper, the incumbent's last runs alone where they drift."""
+        here = self.where(mine)
+        mine, pool = self._on(here, mine), self._on(here, pool)
+        pairs = [(one, other) for one, other in pairs if one in mine and other in pool]
         known = self.window(pool)
         pair, sigma = self._pairing.sigma(self.sigma or 0.0), self.sigma or 0.0
         plain = sigma * sqrt(1 / max(len(mine), 1) + 1 / max(len(known), 1))
@@ -96,6 +106,14 @@ class Noise:
             per_example_stderr=self._example_stderr(mine, known),
             **more,
         )
+
+    def where(self, mine: Sequence[Sample]) -> str | None:
+        """The class of hardware that most of these ran on; None where that does not matter."""
+        classes = [self.hardware[sample.run] for sample in mine if sample.run in self.hardware]
+        return max(classes, key=classes.count, default=None)
+
+    def _on(self, hardware: str | None, samples: Sequence[Sample]) -> Sequence[Sample]:
+        return [one for one in samples if hardware is None or self.hardware.get(one.run) == hardware]
 
     def window(self, pool: Sequence[Sample]) -> Sequence[Sample]:
         """The runs of an incumbent to compare with: all, or the last four where they drift in time."""

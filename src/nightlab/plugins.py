@@ -15,16 +15,18 @@ Role = Literal["proposers", "executors", "evaluators", "policies"]
 _ONE = {"proposers": "proposer", "executors": "executor", "evaluators": "evaluator", "policies": "policy"}
 _OURS: dict[str, dict[str, str]] = {
     "proposers": {"tuner": "nightlab.tuner:arms", "unchanged": "nightlab.proposer:Unchanged"},
-    "executors": {"local": "nightlab.executor:LocalExecutor"},
+    "executors": {"local": "nightlab.executor:LocalExecutor", "live": "nightlab.live.executor:LiveExecutor"},
     "evaluators": {
         "printed": "nightlab.evaluator:Printed",
         "artifact": "nightlab.evaluator:Artifact",
         "predictions": "nightlab.evaluator:Predictions",
+        "live": "nightlab.live.evaluator:LiveEvaluator",
     },
     "policies": {
         "race": "nightlab.decide:race",
         "lean": "nightlab.decide:lean",
         "greedy": "nightlab.decide:Greedy",
+        "serve": "nightlab.live.policy:Serve",
     },
 }
 

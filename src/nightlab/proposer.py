@@ -66,6 +66,8 @@ class Context:
     """Small search spaces that other proposers asked for instead of a value: facts["space"] of their proposals."""
     under_way: Sequence[str] = ()
     """Hypotheses that are being tried or wait to be tried at this moment."""
+    racing: Sequence[Mapping[str, Any]] = ()
+    """The facts of the proposals that are being tried at this moment, so that no two try one thing."""
     beside: int = 0
     """How many others are asked the same at this moment."""
     is_stuck: bool = False

@@ -39,7 +39,7 @@ def _ledger(path: Path) -> dict[str, Any]:
         raise BadTask(f"{path} is an SQLite file, but no ledger; a study's is at .nightlab/ledger.sqlite")
     with closing(Ledger(path)) as ledger:
         study, noise = ledger.study() or {}, Spread()
-        for number, value in ledger.repeats():
+        for number, _, value in ledger.repeats():
             noise.add(number, value)
         once = (Status.KEPT, Status.PRUNED, Status.REVERTED)
         kept = [one for one in ledger.experiments() if (one.status in once and one.proposer != LAB) or one.id == 0]

@@ -212,9 +212,12 @@ def headline(told: dict[str, Any]) -> str:
     found = told["audited"]
     if found is None and told["policy"] == "observed":
         return "observed: every number is the foreign loop's own word for one run; nothing was raced or audited here"
+    if found is None and told["level"] == "live":
+        return "not held against the holdout yet: nightlab live results says what there is"
     if found is None:
         return "not audited: run nightlab audit for a number to believe"
     where = "on fresh seeds and sealed data" if told["is_sealed"] else "on fresh seeds, not sealed"
+    where = "against visitors who saw the start all the while" if told["level"] == "live" else where
     held = "" if found["low"] > 0 else ", no gain that holds"
     old = "" if told["is_current"] else "; another tree stands now, so audit again"
     return (
@@ -242,7 +245,24 @@ def caveats(told: dict[str, Any]) -> list[str]:
         )
     if found and not told["is_current"]:
         said.append("It was measured on another tree than the one that stands now; audit again.")
+    if told["level"] == "live":
+        return said + _of_visitors(told)
     return said + _of_chance(told) + _of_scale(told)
+
+
+def _of_visitors(told: dict[str, Any]) -> list[str]:
+    """What a live headline does not say."""
+    found = told["audited"]
+    said = [
+        "What is served is no claim: serving needs e >= 20, a claim needs its level in the stream of all questions."
+    ]
+    if found and "naive" in found:
+        said.append(
+            f"The search's own lifts come to {found['naive']:+.1%} naive and {found['shrunk']:+.1%} shrunk. The "
+            f"headline is of {found['exposed'][0]:,} visitors shown the champion and {found['exposed'][1]:,} held out, "
+            "first seen after it was chosen."
+        )
+    return [*said, "It holds for the visitors who came while it was measured; other seasons bring others."]
 
 
 def _of_chance(told: dict[str, Any]) -> list[str]:

@@ -45,6 +45,8 @@ class Attempt:
     asked_by: int
     again: int = 0
     rung: str = ""
+    hardware: str = ""
+    """The class of hardware that it should run on, where one is free; another's answer would say nothing."""
 
     @property
     def token(self) -> str:
@@ -251,6 +253,7 @@ class Runner:
             limits=limits(self.task, baseline, is_candidate=attempt.purpose == "candidate"),
             mounts=mounts(self.task, self.repository.root, tree),
             hidden=self._hidden,
+            hardware=attempt.hardware,
         )
 
     def _keep_examples(self, run: Run, measurement: Measurement) -> None:

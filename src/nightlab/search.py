@@ -98,6 +98,8 @@ class Search:
         self.task, self.ledger, self.lineage, self.noise, self.seed = task, ledger, lineage, noise, seed
         self._around, self._clock = around or Around(), clock
         self.run_seconds = 0.0
+        self.racing: Callable[[], Sequence[Mapping[str, Any]]] = tuple
+        """The facts of what is being tried, as the loop knows them."""
         self.stuck_for = 0
         self._proposers = {proposer.name: proposer for proposer in proposers}
         self._slow = {name: int(slots) for name, one in self._proposers.items() if (slots := getattr(one, "drafts", 0))}
@@ -170,6 +172,7 @@ class Search:
             ),
             spaces=tuple(self._spaces),
             steering=tuple(self._steering),
+            racing=self.racing(),
             is_stuck=self.is_stuck,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from decimal import Decimal
 from itertools import pairwise
 from math import atan, cos, exp, log, pi, sin, sqrt
@@ -25,10 +25,10 @@ class Spread:
     """
 
     def __init__(self) -> None:
-        self._trees: dict[int, tuple[int, float]] = {}
+        self._trees: dict[Hashable, tuple[int, float]] = {}
         self._freedom, self._squares = 0, 0.0
 
-    def add(self, tree: int, value: float) -> None:
+    def add(self, tree: Hashable, value: float) -> None:
         """Take in one more run of a tree."""
         count, mean = self._trees.get(tree, (0, 0.0))
         moved = mean + (value - mean) / (count + 1)

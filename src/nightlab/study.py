@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nightlab import insights, plugins, sandbox, task
 from nightlab.audit import Auditor
@@ -32,6 +32,9 @@ from nightlab.smoke import Smoke
 from nightlab.task import PROGRAM_FILE, TASK_FILE, Task
 from nightlab.values import Cost
 from nightlab.workspace import Checkout, patched, touched
+
+if TYPE_CHECKING:
+    from nightlab.live.executor import LiveExecutor
 
 Watch = Callable[[Loop], AbstractContextManager[object]]
 """What people have around a running loop: a view of it, and Ctrl-C in hand."""
@@ -93,16 +96,21 @@ class Study:
         slots: int = 1,
         jail: str | None = None,
         unsafe: bool = False,
+        approve: bool = False,
+        explore: bool = False,
     ) -> None:
         """Open the study at a place, or start it from HEAD. The caller holds it (`held`).
 
         The strongest jail there is unless one is forced; `unsafe` allows none, and a weaker one than at the start.
+        Of a live study: `approve` shows nothing to visitors before a human said so, `explore` begins it although its
+        traffic is too small to tell what it looks for.
         """
         self.place = place
         _refuse_records(place)
         self.task = load_task(place)
         self.ledger = _opened(place)
         self._slots, self._jail, self._unsafe = slots, jail, unsafe
+        self._approve, self._explore = approve, explore
         known = self.ledger.study()
         self.is_new = known is None
         metric = self.task.metric
@@ -115,7 +123,9 @@ class Study:
         self.judged_on = ""
         self.peers: Peers = Alone()
         self._read_at, self._seen = 0, list[str]()
-        self.facts = self._checked(known) if known else self._start(seed or 0, policy or "race")
+        self.facts = (
+            self._checked(known) if known else self._start(seed or 0, policy or ("serve" if self.task.live else "race"))
+        )
         self.ledger.wishes("stop", "pause", "resume")  # they were for the lab before
         session = {"slots": slots, "jail": self.executor.level}
         self.ledger.append(Event("began", str(self.ledger.count("began")), session))
@@ -123,7 +133,7 @@ class Study:
     def _checked(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         """What was known of the study; with the weaker jail from now on, if one is allowed to it."""
         level, before = self.executor.level, facts.get("jail")
-        if before is None or not sandbox.is_weaker(level, before):
+        if before is None or self.task.live or not sandbox.is_weaker(level, before):
             return facts
         if not (self._unsafe or self._jail):
             trouble = sandbox.why_not(before) or "it works again"
@@ -137,6 +147,7 @@ class Study:
 
     def _start(self, seed: int, policy: str) -> dict[str, Any]:
         plugins.load("policies", policy)
+        self._need_traffic()
         self.judged_on = examine(self.task, self.place.root)
         commit = self.place.repository.head()
         facts = {
@@ -147,7 +158,7 @@ class Study:
             "metric": self.task.metric.name,
             "direction": self.task.metric.direction,
             "level": self.task.metric.level,
-            "jail": self.executor.level,
+            "jail": "live" if self.task.live else self.executor.level,
             "task": json.loads(self.task.model_dump_json()),
         }
         # Calls are numbered from 0 again: what an earlier study asked and was told under a number is not this one's.
@@ -157,9 +168,21 @@ class Study:
         self.place.repository.start_branch(self.place.branch, commit)
         return facts
 
+    def _need_traffic(self) -> None:
+        """Raise BadTask where the visitors of a live study are too few for what it looks for."""
+        if (live := self.task.live) is not None:
+            from nightlab.live.capacity import require_power
+
+            require_power(live.rate, live.effect, live.visitors_a_day, holdout=live.holdout, explore=self._explore)
+
     @cached_property
-    def executor(self) -> LocalExecutor:
+    def executor(self) -> LocalExecutor | LiveExecutor:
         """Where runs happen."""
+        if self.task.live is not None:
+            from nightlab.live import opening
+
+            seed = int((self.ledger.study() or {})["seed"])
+            return opening.executor(self.place, self.task, slots=self._slots, seed=seed, approve=self._approve)
         return LocalExecutor(self._slots, self._jail, unsafe=self._unsafe)
 
     @cached_property
@@ -192,13 +215,22 @@ class Study:
 
     def auditor(self, say: Say = print) -> Auditor:
         """Whoever says in the morning what it is worth."""
+        self._refuse_live("audit")
         self._set_limits()
         return Auditor(self._lineage(), self.runner, self.facts["seed"], say)
 
     def pruner(self, say: Say = print) -> Pruner:
         """Whoever takes out in the morning what no longer pays."""
+        self._refuse_live("prune")
         self._set_limits()
         return Pruner(self._lineage(), self.runner, self.facts["seed"], say)
+
+    def _refuse_live(self, verb: str) -> None:
+        if self.task.live is not None:
+            raise BadTask(
+                f"a live study is not looked back on by {verb}: its visitors held out say what it is worth at any "
+                "moment; nightlab live results shows it"
+            )
 
     def _lineage(self) -> Lineage:
         return Lineage(task=self.task, ledger=self.ledger, repository=self.place.repository, branch=self.place.branch)
@@ -212,6 +244,10 @@ class Study:
     def finish(self, say: Say = print) -> None:
         """The end of a study, and every checkpoint: prune where it is due, audit what is new, try the larger rungs."""
         looked = {"after": self.ledger.runs_made()}
+        if self.task.live is not None:
+            self._hold_against_holdout(say)
+            self.ledger.append(Event("looked_back", str(self.ledger.count("looked_back")), looked))
+            return
         pruner = self.pruner(say)
         if pruner.is_due():
             say("Pruning: which of the kept changes still pay?")
@@ -219,6 +255,18 @@ class Study:
         self._audit_what_is_new(say)
         # Last: whoever is killed on the way looks back again.
         self.ledger.append(Event("looked_back", str(self.ledger.count("looked_back")), looked))
+
+    def _hold_against_holdout(self, say: Say) -> None:
+        """The look back of a live study: champion against visitors who were shown the start all the while."""
+        from nightlab.live import holdout, opening
+
+        best = self._lineage().repair().number
+        found = opening.lifts(self.executor.store, self.task.live) if self.task.live else None  # type: ignore[union-attr]
+        if found is None or found.champion != best or found.holdout is None or not self._lineage().keeps():
+            return
+        say(f"Looking back: {found.words()}.")
+        told = holdout.audited(found)
+        self.ledger.append(Event("audited", str(self.ledger.count("audited")), told, best))
 
     def _audit_what_is_new(self, say: Say) -> None:
         auditor, audited = self.auditor(say), self.ledger.last("audited")
@@ -255,6 +303,8 @@ class Study:
 
     def close(self) -> None:
         """Let go of processes, files and trees; what still runs is ended, and run again later."""
+        if self.task.live is not None and "executor" in self.__dict__:
+            self.executor.close()  # not killed: visitors go on seeing what they see
         if "runner" in self.__dict__:
             self.runner.kill()
             self.runner.close()
@@ -264,6 +314,10 @@ class Study:
         self.place.repository.close()
 
     def _evaluator(self) -> Evaluator:
+        if self.task.live is not None:
+            from nightlab.live.evaluator import LiveEvaluator
+
+            return LiveEvaluator()
         metric, judge, repository = self.task.metric, self.task.judge, self.place.repository
         if judge is None or metric.level == "printed":
             return Printed(metric.name, metric.bounds)
@@ -304,6 +358,10 @@ class Study:
         count = self.ledger.next_number()
         if not self._read_at or count > 1.05 * self._read_at:
             self._read_at, self._seen = count, insights.for_agents(self.place, self.ledger)
+        if self.task.live is not None:
+            from nightlab.live import opening
+
+            return [*opening.said(self.executor.store, self.task.live), *self._seen]  # type: ignore[union-attr]
         return self._seen
 
     def _instructions(self) -> str:

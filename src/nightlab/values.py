@@ -116,6 +116,8 @@ class Job:
     """The one socket it may talk to, told to it as NIGHTLAB_RELAY; an agent's way to its model. None: no network."""
     keeps_tree: bool = False
     """Whether it may only read its tree."""
+    hardware: str = ""
+    """The class of hardware it should be run on, where an executor has several and one is free; "": any."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,20 @@ FLOORS = [
 """The core. A module imports from lower floors, and on its own floor only from the ones named before it."""
 SHELF = ["readings", "place", "insights", "exports", "report", "control", "evidence", "observation", "transcript"]
 """Readings of a study on disk, and the wishes left for it: what the edges and the roof take from; in that order."""
-EDGES = ["tuner", "agents", "tasks", "dashboard", "testing", "setup", "doctor", "notify", "mirrors", "swarm", "foreign"]
+EDGES = [
+    "tuner",
+    "agents",
+    "tasks",
+    "dashboard",
+    "testing",
+    "setup",
+    "doctor",
+    "notify",
+    "mirrors",
+    "swarm",
+    "live",
+    "foreign",
+]
 ROOF = [
     "sealed",
     "smoke",
@@ -47,6 +60,7 @@ ROOF = [
     "peersbench",
     "swarmnight",
     "swarmbench",
+    "livebench",
     "replay",
     "finish",
     "cli",
@@ -112,7 +126,7 @@ def test_the_core_can_be_read_in_an_hour() -> None:
     jail = sum(counts.pop(room) for room in ("sandbox", "landlock", "shim", "processes"))
 
     print(f"the core holds {sum(counts.values())} lines of code, the jail and the shim {jail}")
-    assert sum(counts.values()) <= 4400
+    assert sum(counts.values()) <= 4500
     assert jail <= 1200
 
 

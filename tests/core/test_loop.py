@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -15,11 +18,11 @@ from nightlab.ledger import Event, Ledger
 from nightlab.lineage import commit_message
 from nightlab.loop import Loop, Stop
 from nightlab.proposer import Context, Proposer, Scripted, Unchanged
-from nightlab.runner import Attempt
+from nightlab.runner import Attempt, Finding
 from nightlab.task import parse
-from nightlab.testing.fakes import InstantSlots, Score, noise
-from nightlab.values import Experiment, Files, Proposal, Status
-from nightlab.workspace import Repository
+from nightlab.testing.fakes import InstantSlots, Score, TimedSlots, noise
+from nightlab.values import Experiment, Files, Measurement, Proposal, Status
+from nightlab.workspace import Repository, Tree
 
 START = "KNOB = 5\n"
 
@@ -377,3 +380,82 @@ def test_a_lab_killed_before_it_repeated_a_seed_repeats_it_on_resume(tmp_path: P
     broken.loop(Scripted([]), score=noisy).run()
 
     assert sorted(run["id"] for run in broken.ledger.runs(0)) == ["0-1", "0-2", "0-3", "0-repeat"]
+
+
+def test_many_slots_repeat_what_is_under_way_and_end_what_is_not_needed(lab: Lab) -> None:
+    class Slow(Scripted):
+        drafts = 1
+
+        def propose(self, context: Context) -> Proposal | None:
+            time.sleep(0.2)
+            return knob(5.2 + context.draft / 100)
+
+    slots = TimedSlots(lambda attempt, texts: noisy(attempt, texts), slots=12, seconds=0.1)
+    loop = lab.loop(Slow([]), slots=12)
+    loop.slots = slots
+
+    loop.run(Stop(experiments=4))
+
+    runs = [run for number in range(1, 5) for run in lab.ledger.runs(number)]
+    assert len(lab.ledger.pool(0)) > 3, "the incumbent is repeated while nothing else is at hand"
+    assert len(runs) > 4, "so is a candidate"
+    assert {run["outcome"] for run in runs} <= {"finished", "killed"}
+    assert all(run["value"] is None for run in runs if run["outcome"] == "killed")
+    assert len({run["seed"] for run in lab.ledger.runs(1)}) == len(lab.ledger.runs(1))
+    assert not lab.ledger.unfinished()
+
+
+def test_few_slots_wait_for_an_idea_instead(lab: Lab) -> None:
+    loop = lab.loop(Scripted([knob(5.5)]), score=noisy, slots=4)
+
+    loop.run(Stop(experiments=1))
+
+    assert all(run["purpose"] != "incumbent" or run["asked_by"] == 0 for run in lab.ledger.runs(0))
+
+
+def test_under_a_wall_budget_runs_are_compared_on_one_class_of_hardware_only(lab: Lab) -> None:
+    """The fast card is ten better, whatever the change: an A/A test on two cards that keeps nothing."""
+
+    class Mixed(InstantSlots):
+        def start(self, attempt: Attempt, tree: Tree, texts: Files) -> Future[Finding]:
+            card = attempt.hardware or ("fast" if attempt.seed % 2 else "slow")
+            found = super().start(attempt, tree, texts).result()
+            better = 10.0 if card == "fast" else 0.0
+            value = found.measurement.value - better if found.measurement else 0.0
+            done: Future[Finding] = Future()
+            done.set_result(replace(found, measurement=Measurement(value), facts={"hardware": card}))
+            return done
+
+    loop = lab.loop(Scripted([knob(5 + n / 1000) for n in range(1, 30)]))
+    wall = parse(TASK + '[budget]\nkind = "wall"\namount = 1.0\n')
+    loop = Loop(
+        task=wall,
+        ledger=lab.ledger,
+        repository=lab.repository,
+        slots=Mixed(noisy, repository=lab.repository),
+        proposers=[Scripted([knob(5 + n / 1000) for n in range(1, 30)])],
+        policy=Race("lean"),
+        branch="nightlab/main",
+    )
+
+    loop.run(Stop(experiments=25))
+
+    gains = [abs(one.gain) for one in lab.ledger.experiments()[1:] if one.gain is not None]
+    assert gains
+    assert max(gains) < 1.0
+    assert loop.sigma is not None
+    assert loop.sigma < 1.0
+    assert {lab.ledger.hardware()[run["id"]] for run in lab.ledger.runs(0)} == {"fast", "slow"}
+
+
+def test_who_has_ideas_is_told_what_is_being_tried(lab: Lab) -> None:
+    told: list[list[object]] = []
+
+    class Watching(Scripted):
+        def propose(self, context: Context) -> Proposal | None:
+            told.append([facts["number"] for facts in context.racing])
+            return Proposal("x", {"train.py": f"KNOB = {6 + context.number}\n"}, {"number": context.number})
+
+    lab.loop(Watching([]), slots=3).run(Stop(experiments=3))
+
+    assert told == [[], [0], [0, 1]]

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from difflib import unified_diff
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,6 +21,7 @@ from nightlab.tuner.edit import Edits, Offer
 from nightlab.tuner.memory import Memory
 from nightlab.tuner.pairs import Pairs, near_misses, pairs
 from nightlab.tuner.sampler import study_of
+from nightlab.tuner.waves import DESIGN, Waves
 from nightlab.values import Experiment, Proposal, Status
 
 SOURCES = {"mlp": MLP, "torch": TORCH, "plain": PLAIN}
@@ -61,8 +63,8 @@ def studied(text: str, seeds: list[int]) -> Iterator[Experiment]:
     yield from told
 
 
-def test_the_arms_are_five_proposers_with_names() -> None:
-    names = ["constants", "catalogue", "delete", "pairs", "asked"]
+def test_the_arms_are_six_proposers_with_names() -> None:
+    names = ["constants", "catalogue", "delete", "pairs", "waves", "asked"]
     assert [arm.name for arm in arms()] == [f"tuner.{name}" for name in names]
     assert all(isinstance(arm, Proposer) for arm in arms())
 
@@ -111,9 +113,9 @@ def test_no_tree_is_proposed_that_was_tried(text: str) -> None:
 
 
 def test_an_arm_with_nothing_left_says_so() -> None:
-    assert [arm.propose(context(MLP, was_tried=lambda _: True)) for arm in arms()] == [None] * 5
-    assert [arm.propose(context("x = = 1\n")) for arm in arms()] == [None] * 5
-    assert [arm.propose(Context({"prompt.txt": "LR = 0.1"}, "m", "lower", 0, 1)) for arm in arms()] == [None] * 5
+    assert [arm.propose(context(MLP, was_tried=lambda _: True)) for arm in arms()] == [None] * 6
+    assert [arm.propose(context("x = = 1\n")) for arm in arms()] == [None] * 6
+    assert [arm.propose(Context({"prompt.txt": "LR = 0.1"}, "m", "lower", 0, 1)) for arm in arms()] == [None] * 6
 
 
 def test_comments_and_the_lines_around_a_change_stay() -> None:
@@ -432,3 +434,82 @@ def test_the_delete_arm_proposes() -> None:
 
     assert proposal is not None
     assert proposal.facts["kind"] in ("statement", "block", "branch", "argument", "term")
+
+
+SEVEN = "".join(f"{name} = 1\n\n\n\n" for name in "ABCDEFG")
+
+
+def near(number: int, name: str) -> Experiment:
+    patch = diff(SEVEN, SEVEN.replace(f"{name} = 1", f"{name} = 2"))
+    facts = {"turned": {f"a.py:{name}": [1, 2]}}
+    return Experiment(
+        number, 0, Status.SHELVED, f"double {name}", "x", value=1.0, gain=0.01, z=0.5, diff=patch, facts=facts
+    )
+
+
+def played(arm: Waves, worth: dict[str, float], told: list[Experiment]) -> list[Proposal]:
+    """What the arm proposes while each change is worth this much, and no row alone is good enough."""
+    tried: list[Proposal] = []
+    for number in range(20, 40):
+        proposal = arm.propose(
+            context(SEVEN, number, sigma=0.1, was_tried=lambda files: any(files == one.files for one in tried))
+        )
+        if proposal is None:
+            break
+        gain = sum(worth.get(line[0], 0.0) for line in str(proposal.files["a.py"]).splitlines() if "= 2" in line)
+        arm.learn(experiment(number, proposal, arm.name, Status.DISCARDED, gain=gain, value=1 - gain))
+        tried.append(proposal)
+    return tried
+
+
+def test_a_wave_tells_apart_what_seven_changes_are_worth_in_seven_experiments() -> None:
+    arm = Waves()
+    for number, name in enumerate("ABCDEFG", 1):
+        arm.learn(near(number, name))
+
+    tried = played(arm, {"B": 0.02, "E": 0.01, "F": -0.05}, [])
+
+    assert len(tried) == 8
+    assert [len(one.facts["wave"]["on"]) for one in tried[:7]] == [4] * 7
+    assert {1, 4} <= set(tried[7].facts["wave"]["on"])
+    assert 5 not in tried[7].facts["wave"]["on"]
+
+
+def test_a_wave_is_made_of_what_can_stand_side_by_side() -> None:
+    arm = Waves()
+    for number, name in enumerate("ABCAAA", 1):
+        arm.learn(near(number, name))
+
+    assert arm.propose(context(SEVEN, sigma=0.1)) is None, "three are a matter for pairs"
+    arm.learn(near(9, "D"))
+    proposal = arm.propose(context(SEVEN, sigma=0.1))
+
+    assert proposal is not None
+    assert len(proposal.facts["wave"]["of"]) == 4
+
+
+def test_a_keep_ends_a_wave() -> None:
+    arm = Waves()
+    for number, name in enumerate("ABCDE", 1):
+        arm.learn(near(number, name))
+    proposal = arm.propose(context(SEVEN, sigma=0.1))
+    assert proposal is not None
+
+    arm.learn(experiment(20, proposal, arm.name, Status.KEPT, gain=0.3))
+
+    assert arm.propose(context(str(proposal.files["a.py"]), 21, sigma=0.1)) is None
+
+
+def test_the_design_of_a_wave_is_balanced() -> None:
+    for column in range(7):
+        assert sum(column in row for row in DESIGN) == 4
+        for other in range(column):
+            assert sum({column, other} <= row for row in DESIGN) == 2
+
+
+def test_what_is_being_turned_on_one_slot_is_not_turned_on_the_next() -> None:
+    knobs = space.knobs({"a.py": PARENT})
+    for seed in range(20):
+        first = next(constants.ratchet(knobs, [], Random(seed)))
+        second = next(constants.ratchet(knobs, [], Random(seed), first.keys()))
+        assert not first.keys() & second.keys()

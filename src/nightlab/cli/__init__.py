@@ -1,6 +1,21 @@
 """The command line: the only place that puts all parts together. Nothing heavy is imported before it is needed."""
 
-from nightlab.cli import bench, control, finish, folder, inside, insights, looking, night, observe, page, swarm, telling
+from nightlab.cli import (
+    bench,
+    control,
+    finish,
+    folder,
+    inside,
+    insights,
+    live,
+    looking,
+    night,
+    observe,
+    page,
+    swarm,
+    telling,
+    visitors,
+)
 from nightlab.cli.base import app, main
 
 __all__ = [
@@ -11,6 +26,7 @@ __all__ = [
     "folder",
     "inside",
     "insights",
+    "live",
     "looking",
     "main",
     "night",
@@ -18,4 +34,5 @@ __all__ = [
     "page",
     "swarm",
     "telling",
+    "visitors",
 ]

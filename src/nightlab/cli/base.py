@@ -103,6 +103,8 @@ def open_study(
     workers: int = 1,
     must_exist: bool = False,
     unsafe: bool = False,
+    approve: bool = False,
+    explore: bool = False,
 ) -> Iterator[Study]:
     """A study held by this process, until the block ends. Raises StudyBusy where another holds it."""
     from nightlab.place import held
@@ -112,7 +114,7 @@ def open_study(
     if must_exist:
         place.read().close()
     with held(place):
-        study = Study(place, seed=seed, policy=policy, slots=workers, unsafe=unsafe)
+        study = Study(place, seed=seed, policy=policy, slots=workers, unsafe=unsafe, approve=approve, explore=explore)
         try:
             yield study
         finally:
@@ -168,12 +170,23 @@ def write_report(name: str, path: Path) -> None:
     place = place_of(name)
     with closing(place.read()) as ledger:
         seen = insights.insights(ledger, texts=insights.texts_of(place, ledger))
+        seen["findings"] = [*_of_visitors(place), *seen["findings"]]
         is_running = place.holder() is not None
         text = form(ledger, name=name, is_running=is_running, insights=seen, swarm=board_of(place))
     try:
         write_whole(path, text)
     except OSError as error:
         raise BadTask(f"cannot write {path}: {error.strerror}; name a file in a folder that is there") from error
+
+
+def _of_visitors(place: Place) -> list[dict[str, Any]]:
+    """What may be said of a study's visitors, as findings; nothing where it has none."""
+    if not (place.home / "live.sqlite").exists():
+        return []
+    from nightlab.live.reading import of_place
+
+    told = of_place(place)
+    return told["findings"] if told else []
 
 
 def leave_report(name: str) -> str:

@@ -34,14 +34,16 @@ def overhead(
 @bench_app.command()
 def scale(
     experiments: Annotated[int, typer.Option(min=1000, help="How many.")] = 10_000,
+    slots: Annotated[int, typer.Option(min=1, help="In how many slots at a time.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Many experiments in one ledger: does the lab stay as fast as it began?"""
     from nightlab.bench import scale
 
-    found = scale(experiments)
+    found = scale(experiments, slots=slots)
     print_json(found) if as_json else print(
-        f"{found['experiments']} experiments: {found['ms_first']:.2f} ms each at the start, {found['ms_last']:.2f} "
+        f"{found['experiments']} experiments in {slots} slots: {found['cpu_ms']:.2f} CPU ms each, "
+        f"{found['ms_first']:.2f} ms at the start, {found['ms_last']:.2f} "
         f"at the end (x {found['growth']:.2f}); status {found['status_cpu_s']:.2f} CPU s, "
         f"log --limit 50 {found['log_s']:.2f} s, ledger {found['ledger_mb']:.0f} MB, peak {found['peak_mb']:.0f} MB"
     )
@@ -51,11 +53,22 @@ def scale(
 def pipeline(
     experiments: Annotated[int, typer.Option(min=3, help="How many.")] = 50,
     run: Annotated[float, typer.Option(min=0.1, help="Seconds of one run.")] = 2.0,
+    slots: Annotated[
+        int, typer.Option(min=1, help="More than one: so many that sleep, an idea takes half a run, eight at a time.")
+    ] = 1,
     as_json: Json = False,
 ) -> None:
     """How busy slots are while thinking takes 0.8 of a run, and 1.6 of a run with two drafts in flight."""
-    from nightlab.bench import pipeline
+    from nightlab.bench import many, pipeline
 
+    if slots > 1:
+        told = many(experiments, slots=slots, run=run, call=0.5, drafts=8)
+        print_json(told) if as_json else print(
+            f"{slots} slots, runs of {run:g} s, {told['call_s']:g} s to think, 8 at once: slots busy "
+            f"{100 * told['busy']:.1f} %; {told['runs']} runs for {experiments} experiments, {told['not_needed']} of "
+            "them begun ahead and not needed"
+        )
+        return
     found = [pipeline(experiments, run=run, call=call, drafts=drafts) for call, drafts in ((0.8, 1), (1.6, 2))]
     if as_json:
         print_json(found)
@@ -242,3 +255,37 @@ def peers_(
     if write is not None:
         page.put(write, text)
     print_json(results) if as_json else print(text)
+
+
+@bench_app.command("live")
+def live_(
+    reps: Annotated[int, typer.Option(min=20, help="Simulated experiments of each kind.")] = 4000,
+    seed: Annotated[int, typer.Option(help="Where all chance comes from.")] = 0,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table of docs/live-statistics.md.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """The statistics of live experiments on simulated visitors of known truth, beside what is commonly done."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from nightlab.livebench import rows, shown
+
+    with Console(stderr=True).status("simulated visitors") as status:
+        found = list(rows(reps, seed=seed, say=status.update))
+    if as_json:
+        print_json([row.told for row in found])
+    elif as_markdown:
+        print("| measure | bar | measured | beside it |\n|---|---|---|---|")
+        for row in found:
+            _, value, bar = shown(row)
+            print(f"| {row.what} | {bar} | {value} | {row.note} |")
+    else:
+        table = Table("", "measure", "measured", "bar", "beside it")
+        for row in found:
+            holds, value, bar = shown(row)
+            table.add_row(holds, row.what, value, bar, row.note)
+        Console().print(table)
+    if any(row.holds is False for row in found):
+        raise typer.Exit(1)

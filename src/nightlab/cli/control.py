@@ -73,6 +73,18 @@ def veto(number: Id, study: StudyName = "main", as_json: Json = False) -> None:
 
 
 @app.command()
+def approve(number: Id, study: StudyName = "main", as_json: Json = False) -> None:
+    """Let a version of a live study that waits for approval go out to visitors."""
+    _ask(study, "approve", as_json, number=number)
+
+
+@app.command()
+def refuse(number: Id, study: StudyName = "main", as_json: Json = False) -> None:
+    """Keep a version of a live study that waits for approval from visitors."""
+    _ask(study, "refuse", as_json, number=number)
+
+
+@app.command()
 def retry(number: Id, study: StudyName = "main", as_json: Json = False) -> None:
     """Try an experiment's patch again, on the incumbent of now."""
     _ask(study, "retry", as_json, number=number)

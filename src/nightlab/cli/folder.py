@@ -72,14 +72,6 @@ def _refuse_mixtures(**others: object) -> None:
             raise BadTask(f"--from makes a task of its own: leave out {name}, or leave out --from")
 
 
-@app.command("judge-foreign", hidden=True)
-def judge_foreign(verb: str, path: Path) -> None:
-    """The judge of a task made by `init --from`: asks the other system's evaluator, in a jail of its own."""
-    from nightlab.foreign.judging import main
-
-    main(verb, path)
-
-
 def _is_task(folder: Path) -> bool:
     from nightlab.task import KARPATHY_FILES, TASK_FILE
 

@@ -44,6 +44,14 @@ AGENT_HELP = (
 )
 
 
+Replay = Annotated[
+    str | None, typer.Option(metavar="STUDY", help="Let agents be answered from this study's record; no model.")
+]
+LooksBack = Annotated[
+    bool, typer.Option("--audit/--no-audit", help="Prune, audit and try larger rungs at checkpoints and the end.")
+]
+
+
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(help="A new folder for it.")] = Path("nightlab-demo"),
@@ -99,15 +107,13 @@ def run(
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Stop before agents have used more tokens.")] = None,
     plateau: Annotated[int | None, typer.Option(min=1, help="Stop after so many experiments without a gain.")] = None,
     drafts: Annotated[int, typer.Option(min=1, help="How many ideas one agent may think about at a time.")] = 2,
-    replay: Annotated[
-        str | None, typer.Option(metavar="STUDY", help="Let agents be answered from this study's record; no model.")
-    ] = None,
+    replay: Replay = None,
     agent_time: Annotated[str, typer.Option(help="How long an agent may take for one idea.")] = "15m",
     seed: Annotated[int | None, typer.Option(help="Where all chance comes from (0 unless said at the start).")] = None,
-    policy: Annotated[str | None, typer.Option(help="How to decide: race, lean, greedy.")] = None,
-    audit: Annotated[
-        bool, typer.Option("--audit/--no-audit", help="Prune, audit and try larger rungs at checkpoints and the end.")
-    ] = True,
+    policy: Annotated[str | None, typer.Option(help="How to decide: race, lean, greedy; serve at level live.")] = None,
+    approve: Annotated[bool, typer.Option("--approve", help="Live: show nothing before a human approved it.")] = False,
+    explore: Annotated[bool, typer.Option("--explore", help="Live: begin although the traffic is too small.")] = False,
+    audit: LooksBack = True,
     unsafe: Unsafe = False,
     notify: Notify = None,
     notify_when: NotifyWhen = "end",
@@ -125,7 +131,9 @@ def run(
     limits = {"money": max_cost, "tokens": max_tokens, "drafts": drafts, "seconds": seconds(agent_time)}
     with (
         _crew(agent or ["tuner"], say=speaker(as_json), replay=replay, **limits) as crew,
-        open_study(study, seed=seed, policy=policy, workers=workers, unsafe=unsafe) as opened,
+        open_study(
+            study, seed=seed, policy=policy, workers=workers, unsafe=unsafe, approve=approve, explore=explore
+        ) as opened,
         beside(opened.place, speaker(as_json)),
         _taking_part(opened, swarm, speaker(as_json)),
     ):

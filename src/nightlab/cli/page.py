@@ -28,6 +28,7 @@ def web(
     """The live page: every study of this repository, before, during and after it runs. Ctrl-C ends it."""
     from nightlab.dashboard.page.guard import Access, is_loopback
     from nightlab.dashboard.page.server import listen, server, tunnel, url
+    from nightlab.live.reading import of_place
     from nightlab.swarm.reading import Boards
 
     root, access = place_of("main").root, Access(host, private)
@@ -44,7 +45,7 @@ def web(
 
         webbrowser.open(where)
     try:
-        server(root, access, Boards()).run(sockets=[sock])
+        server(root, access, Boards(), of_place).run(sockets=[sock])
     except KeyboardInterrupt:
         pass  # it has ended already; this is how it says why
     finally:

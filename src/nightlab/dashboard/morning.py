@@ -29,6 +29,7 @@ _MOST_LINES = 150  # of one patch
 _MOST_PATCHES = 25
 _LONGEST = 400  # letters of one line or reason
 _KINDS = {
+    "claim": "What may be said of visitors",
     "change": "Kinds of change",
     "part": "Parts of the code",
     "interaction": "Together",

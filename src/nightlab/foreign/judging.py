@@ -25,7 +25,7 @@ from nightlab.values import Job, Limits, Outcome
 from nightlab.workspace import remove
 
 SETTINGS = "foreign.toml"
-JUDGE_RUN = "nightlab judge-foreign"
+JUDGE_RUN = "nightlab.foreign"
 INSIDE = Path(str(files("nightlab") / "tasks/foreign/inside.py"))
 _BLOCK = re.compile(r"EVOLVE-BLOCK-START.*?EVOLVE-BLOCK-END", re.DOTALL)
 _MOST_SAID = 16 * 1024 * 1024

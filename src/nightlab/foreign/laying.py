@@ -282,7 +282,7 @@ def _direction(metric: str, wanted: str | None, ask: Ask | None) -> Direction:
 
 def _settings_text(settings: Settings) -> str:
     lines = [f"{name} = {json.dumps(value)}" for name, value in asdict(settings).items()]
-    return "# How another system's evaluator is asked; read by: nightlab judge-foreign\n" + "\n".join(lines) + "\n"
+    return "# How another system's evaluator is asked; read by: nightlab.foreign\n" + "\n".join(lines) + "\n"
 
 
 def _toml(settings: Settings, direction: Direction) -> str:

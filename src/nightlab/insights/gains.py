@@ -39,7 +39,7 @@ class Yardstick:
 def yardstick(ledger: Ledger, direction: Direction) -> Yardstick:
     """The noise as the study knows it by now."""
     noise, spread, measured = Noise(ledger, direction, lambda _: None), Spread(), ledger.last("measured")
-    for number, value in ledger.repeats():
+    for number, _, value in ledger.repeats():
         spread.add(number, value)
     sigma = noise.sigma if noise.sigma is not None else measured.body["sigma"] if measured else None
     return Yardstick(sigma, noise.shared or sigma or 0.0, max(spread.freedom, _AT_FIRST))

@@ -152,8 +152,8 @@ def bank(rows: Rows) -> str:
         "## One bank of edits\n"
         "Forty edits in one order: 8 good, 18 neutral, 10 harmful, 3 broken, 1 that hangs; one run "
         "varies by 1, the good ones are worth 0.25 to 3. What each system holds to be best at the end, by its true "
-        "worth. Who re-runs, makes more evaluations of the same edits. What is claimed is the search's own number, ours before an audit.\n\n"
-        + _table(heads, shown)
+        "worth. Who re-runs, makes more evaluations of the same edits. What is "
+        "claimed is the search's own number, ours before an audit.\n\n" + _table(heads, shown)
     )
 
 

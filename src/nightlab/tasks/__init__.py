@@ -10,7 +10,7 @@ from pathlib import Path
 from nightlab.errors import BadTask, NotFound
 from nightlab.facts import machine
 
-NAMES = ("tinylm", "compress", "speed", "gpt", "prompt")
+NAMES = ("tinylm", "compress", "speed", "gpt", "prompt", "landing")
 BORROWED = {"gpt": {"judge.py": "tinylm", "predict.py": "tinylm"}}
 """Files that a template takes from another: two that ask the same have one judge, and each folder stands alone."""
 

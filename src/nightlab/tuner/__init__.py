@@ -6,11 +6,13 @@ from nightlab.proposer import Proposer
 
 
 def arms() -> tuple[Proposer, ...]:
-    """The five ways it has ideas. Its parser and sampler are loaded here, or later, never on import."""
+    """The seven ways it has ideas. Its parser and sampler are loaded here, or later, never on import."""
     from nightlab.tuner.asked import Asked
     from nightlab.tuner.catalogue import catalogue
     from nightlab.tuner.constants import Constants
+    from nightlab.tuner.copy_texts import copy_texts
     from nightlab.tuner.delete import delete
     from nightlab.tuner.pairs import Pairs
+    from nightlab.tuner.waves import Waves
 
-    return (Constants(), catalogue(), delete(), Pairs(), Asked())
+    return (Constants(), catalogue(), delete(), Pairs(), Waves(), Asked(), copy_texts())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from random import Random
@@ -50,7 +50,8 @@ class Constants:
             return None
         told = self._memory.latest(TOLD)
         rng = Random(derived_seed(context.seed, self.name, context.number))
-        steps, asks = partial(ratchet, knobs, told, rng), partial(sampled, context, knobs, told, rng)
+        busy = {str(key) for facts in context.racing for key in facts.get("turned", ())}
+        steps, asks = partial(ratchet, knobs, told, rng, busy), partial(sampled, context, knobs, told, rng)
         share = STEP_SHARE_OF_FEW if len(knobs) <= FEW else STEP_SHARE
         ways = (steps, asks) if rng.random() < share else (asks, steps)
         turns = (turn for way in ways for turn in islice(way(), ATTEMPTS // 2))
@@ -84,13 +85,16 @@ def told_in_words(moved: Sequence[Knob], turn: Turn) -> str:
 # --- one knob at a time -----------------------------------------------------------------------------------------------
 
 
-def ratchet(knobs: Sequence[Knob], told: Sequence[Experiment], rng: Random) -> Iterator[Turn]:
-    """Single steps: onward where the last one paid, then the knobs that have waited longest."""
+def ratchet(
+    knobs: Sequence[Knob], told: Sequence[Experiment], rng: Random, busy: Collection[str] = ()
+) -> Iterator[Turn]:
+    """Single steps: onward where the last one paid, then the knobs that have waited longest; those that are being
+    turned at this moment come last."""
     trails = _trails(knobs, told)
 
-    def waiting(knob: Knob) -> tuple[int, float]:
+    def waiting(knob: Knob) -> tuple[bool, int, float]:
         trail = trails[knob.key]
-        return (trail[-1].id if trail else -1, rng.random())
+        return (knob.key in busy, trail[-1].id if trail else -1, rng.random())
 
     for knob in sorted(knobs, key=waiting):
         place = _next_place(knob, trails[knob.key], rng)

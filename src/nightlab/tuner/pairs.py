@@ -47,7 +47,7 @@ def pairs(told: Sequence[Experiment], sigma: float | None) -> Iterator[tuple[Exp
     for one, other in sorted(
         combinations(sorted(near, key=lambda e: e.id), 2), key=lambda p: -score[p[0].id] - score[p[1].id]
     ):
-        if (one.id, other.id) not in tried and not _touches(one) & _touches(other):
+        if (one.id, other.id) not in tried and not touches(one) & touches(other):
             yield one, other
 
 
@@ -65,7 +65,8 @@ def _score(experiment: Experiment, sigma: float | None) -> float:
     return (experiment.gain or 0.0) / (sigma or abs(experiment.value or 0.0) or 1.0)
 
 
-def _touches(experiment: Experiment) -> set[str]:
+def touches(experiment: Experiment) -> set[str]:
+    """What an experiment turns: knobs by key, or the site of its edit."""
     facts = experiment.facts
     return {*facts.get("turned", ()), *([str(facts["edit"])] if "edit" in facts else [])}
 

@@ -41,9 +41,9 @@ def application(page: Page) -> Guard:
     return Guard(app, page.access)
 
 
-def server(root: Path, access: Access, swarm: Swarm = lambda _: None) -> Server:
+def server(root: Path, access: Access, swarm: Swarm = lambda _: None, live: Swarm = lambda _: None) -> Server:
     """A server for all studies of a repository; run it with the sockets it is to listen on."""
-    page = Page(root, access, swarm)
+    page = Page(root, access, swarm, live)
     return Server(
         uvicorn.Config(
             application(page),

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import cache
 from html import unescape
@@ -59,6 +59,8 @@ _CODES: Mapping[type[NightlabError], int] = {
     StudyBusy: 409,
     BadLedger: 503,
 }
+LIVE = "live.sqlite"
+"""The file by which a study with visitors is known, beside its ledger."""
 _POINTS = 300  # of a chart: as many as a screen shows, and a few kilobytes
 _LONGEST_FORM = 64 * 1024
 _LONGEST_WORD = 200
@@ -74,8 +76,9 @@ Swarm = Callable[[Place], Mapping[str, Any] | None]
 class Page:
     """All studies of one repository, as a page."""
 
-    def __init__(self, root: Path, access: Access, swarm: Swarm = lambda _: None) -> None:
-        self.root, self.access, self._swarm = root, access, swarm
+    def __init__(self, root: Path, access: Access, swarm: Swarm = lambda _: None, live: Swarm = lambda _: None) -> None:
+        """`live` is asked the same of a study's visitors: None where it has none."""
+        self.root, self.access, self._swarm, self._live = root, access, swarm, live
         self.boot = secrets.token_hex(4)
         self._watches: dict[str, events.Watch] = {}
         self._reckoning = threading.Lock()
@@ -106,6 +109,8 @@ class Page:
             ("/s/{study}/frontier", self.frontier),
             ("/s/{study}/insights", self.insights),
             ("/s/{study}/swarm", self.swarm),
+            ("/s/{study}/live", self.live),
+            ("/s/{study}/live.json", self.live_json),
             ("/s/{study}/control", self.controls),
             ("/s/{study}/report", self.report),
             ("/s/{study}/summary.json", self.summary_json),
@@ -145,7 +150,7 @@ class Page:
         """A whole page of a study."""
         facts = {"place": place, "base": f"/s/{place.name}", "names": self.names(), "token": self.access.token}
         where = {"path": request.url.path, "boot": self.boot, "root": self.root.name, "now": time.time()}
-        where["is_in_swarm"] = place.swarm.exists()
+        where["is_in_swarm"], where["is_live"] = place.swarm.exists(), (place.home / LIVE).exists()
         return HTMLResponse(self._words.get_template(template).render(**facts, **where, **more), headers=_FRESH)
 
     # Views
@@ -245,6 +250,14 @@ class Page:
             return Response(status_code=204, headers=_FRESH)
         return self.show("swarm.html", request, place, swarm=None if told is None else board.shown(told))
 
+    def live(self, request: Request) -> Response:
+        """What visitors are shown and what they say: who waits for approval, what is served, what may be claimed."""
+        place = self.place(request)
+        told = self._live(place)
+        if told is None:
+            raise NotFound(f"study {place.name} has no visitors; nightlab init landing writes a task that has")
+        return self.show("live.html", request, place, live=told)
+
     def controls(self, request: Request) -> Response:
         """What can be told to the study, what was, and how it was set."""
         place = self.place(request)
@@ -261,8 +274,10 @@ class Page:
     def report(self, request: Request) -> Response:
         """The report, as the file that opens from disk has it; it names its own scripts by their hashes."""
         place = self.place(request)
-        told = self._swarm(place)
-        body = self._once(place, "report", lambda ledger: _report(place, ledger, told), _mark(told))
+        told, live = self._swarm(place), self._live(place) if (place.home / LIVE).exists() else None
+        seen = live["findings"] if live else []
+        mark = _mark(told) + str([one["words"] for one in seen])
+        body = self._once(place, "report", lambda ledger: _report(place, ledger, told, seen), mark)
         policy = re.search(r'Content-Security-Policy" content="([^"]*)"', body)
         more = {"content-security-policy": f"{unescape(policy[1])}; frame-ancestors 'none'"} if policy else {}
         return HTMLResponse(body, headers=_FRESH | more)
@@ -272,6 +287,14 @@ class Page:
     def summary_json(self, request: Request) -> Response:
         """The study at a glance, as `nightlab status --json`."""
         return _json(studies.summary(self.place(request)))
+
+    def live_json(self, request: Request) -> Response:
+        """What visitors have said, as `nightlab live results --json`. Raises NotFound where the study has none."""
+        place = self.place(request)
+        told = self._live(place)
+        if told is None:
+            raise NotFound(f"study {place.name} has no visitors; nightlab init landing writes a task that has")
+        return _json(told)
 
     def swarm_json(self, request: Request) -> Response:
         """The board of the swarm that the study has joined. Raises NotFound where it has joined none, BadLedger where
@@ -425,7 +448,9 @@ def _file(name: str) -> tuple[bytes, bytes, str]:
     return plain, gzip.compress(plain, 9, mtime=0), f'"{hashlib.blake2b(plain, digest_size=8).hexdigest()}"'
 
 
-def _report(place: Place, ledger: Ledger, swarm: Mapping[str, Any] | None) -> str:
+def _report(
+    place: Place, ledger: Ledger, swarm: Mapping[str, Any] | None, seen: Sequence[Mapping[str, Any]] = ()
+) -> str:
     """The report; of a long night by a process of its own, since it reads every patch, and this one is to stay small.
 
     Raises NotFound before there is anything to report.
@@ -434,6 +459,7 @@ def _report(place: Place, ledger: Ledger, swarm: Mapping[str, Any] | None) -> st
         raise NotFound(f"study {place.name} has measured nothing yet, so there is no report; look again in a while")
     if ledger.next_number() < _LONG:
         found = insights.insights(ledger, texts=insights.texts_of(place, ledger))
+        found["findings"] = [*seen, *found["findings"]]
         is_running = place.holder() is not None
         return morning.html(ledger, name=place.name, is_running=is_running, insights=found, swarm=swarm)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,151 @@
+"""Load: how many assignments and durable events a service bears, told over real HTTP by a client that costs little."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from nightlab.errors import NightlabError
+from nightlab.live.store import Arm, Exposure, Outcome, Rules, Store, open_store
+
+Bodies = Callable[[int], tuple[str, Any, int]]
+"""Of the n-th request: its path, its body, and how many things it asks for."""
+Seen = Callable[[Any], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What a service bore: things a second, and how long 99 of 100 requests took at most, in milliseconds."""
+
+    a_second: float
+    p99: float
+    things: int
+
+
+class Connection:
+    """One keep-alive connection that posts JSON and reads the answers."""
+
+    def __init__(self, url: str, key: str) -> None:
+        parts = urlsplit(url)
+        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
+        self._head = f"HTTP/1.1\r\nhost: {parts.netloc}\r\nauthorization: Bearer {key}\r\ncontent-length: "
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def post(self, path: str, body: Any) -> Any:
+        """The answer to a body. Raises NightlabError where it is not 200, OSError where nobody answers."""
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(self._host, self._port)
+        reader, writer = self._streams
+        sent = json.dumps(body, separators=(",", ":")).encode()
+        writer.write(f"POST {path} {self._head}{len(sent)}\r\n\r\n".encode() + sent)
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
+            answer = await reader.readexactly(length)
+        except asyncio.IncompleteReadError as error:
+            self.close()
+            raise ConnectionResetError("the service went away") from error
+        if not head.startswith(b"HTTP/1.1 200"):
+            raise NightlabError(f"the service said {answer[:200]!r} to {path}")
+        return json.loads(answer)
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None
+
+
+async def press(url: str, key: str, bodies: Bodies, *, seconds: float, connections: int, seen: Seen | None) -> Rate:
+    """Post as fast as the answers come, on some connections, for a while."""
+    took: list[float] = []
+    things = 0
+    number = iter(range(1 << 62))
+    begin = time.perf_counter()
+
+    async def one(connection: Connection) -> None:
+        nonlocal things
+        while time.perf_counter() - begin < seconds:
+            path, body, size = bodies(next(number))
+            asked = time.perf_counter()
+            answer = await connection.post(path, body)
+            took.append(time.perf_counter() - asked)
+            things += size
+            if seen:
+                seen(answer)
+
+    lines = [Connection(url, key) for _ in range(connections)]
+    try:
+        await asyncio.gather(*(one(line) for line in lines))
+    finally:
+        for line in lines:
+            line.close()
+    took.sort()
+    return Rate(things / (time.perf_counter() - begin), took[int(len(took) * 0.99)] * 1000, things)
+
+
+def assignments(url: str, key: str, *, seconds: float = 3.0, batch: int = 100, connections: int = 2) -> Rate:
+    """How many visitors a second are assigned, by the hundred."""
+    salt = os.urandom(4).hex()
+
+    def bodies(n: int) -> tuple[str, Any, int]:
+        return "/v1/assign", {"units": [f"{salt}-{n}-{one}" for one in range(batch)]}, batch
+
+    return asyncio.run(press(url, key, bodies, seconds=seconds, connections=connections, seen=None))
+
+
+def events(url: str, key: str, *, seconds: float = 3.0, batch: int = 100, connections: int = 4) -> Rate:
+    """How many events a second are safe on the disk when they are acknowledged: half exposures, half outcomes."""
+    salt = os.urandom(4).hex()
+    tokens: list[list[str]] = []
+
+    def asked(n: int) -> tuple[str, Any, int]:
+        return "/v1/assign", {"units": [f"{salt}-{n}-{one}" for one in range(batch)]}, batch
+
+    def seen(answer: Any) -> None:
+        tokens.append([one["token"] for one in answer["assignments"]])
+
+    def bodies(n: int) -> tuple[str, Any, int]:
+        those = tokens[n // 2 % len(tokens)]
+        if n % 2 == 0:
+            return "/v1/expose", {"exposures": [{"token": token} for token in those]}, batch
+        named = [{"token": token, "id": f"{n}", "name": "conversion"} for token in those]
+        return "/v1/event", {"events": named}, batch
+
+    asyncio.run(press(url, key, asked, seconds=seconds / 2, connections=connections, seen=seen))
+    return asyncio.run(press(url, key, bodies, seconds=seconds, connections=connections, seen=None))
+
+
+def filled(where: str | Path, number: int, *, batch: int = 5_000) -> Store:
+    """A store with this many events: half exposures of two arms, half outcomes."""
+    store = open_store(where)
+    store.begin(Rules("load"))
+    for arm in (0, 1):
+        store.put_arm(Arm(arm, 0 if arm else None, {}, str(arm), "serving"))
+    split, now = store.put_split({0: 0.5, 1: 0.5}, 0), time.time()
+    for begin in range(0, number // 2, batch):
+        units = [os.urandom(16) for _ in range(min(batch, number // 2 - begin))]
+        store.record(*_events(units, split.version, now))
+    return store
+
+
+def _events(units: Sequence[bytes], version: int, now: float) -> tuple[list[Exposure], list[Outcome]]:
+    exposures = [Exposure(unit, n % 2, version, at=now) for n, unit in enumerate(units)]
+    return exposures, [Outcome(unit.hex(), unit, "conversion", at=now) for unit in units]
+
+
+def reading(store: Store) -> float:
+    """How many seconds it takes to read what a results page shows."""
+    begin = time.perf_counter()
+    store.counts(1, 0, "conversion")
+    store.totals("conversion")
+    store.holdout("conversion")
+    store.apart()
+    return time.perf_counter() - begin
