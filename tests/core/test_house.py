@@ -32,7 +32,7 @@ FLOORS = [
 SHELF = ["readings", "place", "insights", "exports", "report", "control", "evidence", "observation", "transcript"]
 """Readings of a study on disk, and the wishes left for it: what the edges and the roof take from; in that order."""
 EDGES = ["tuner", "agents", "tasks", "dashboard", "testing", "setup", "doctor", "notify", "mirrors"]
-EDGES += ["swarm", "live", "executors"]
+EDGES += ["swarm", "live", "executors", "foreign"]
 ROOF = [
     "sealed",
     "smoke",
@@ -46,6 +46,7 @@ ROOF = [
     "judgebench",
     "cheatbench",
     "pagebench",
+    "peersbench",
     "swarmnight",
     "swarmbench",
     "livebench",
