@@ -47,6 +47,7 @@ ROOF = [
     "swarmnight",
     "swarmbench",
     "livebench",
+    "liveload",
     "replay",
     "finish",
     "cli",
