@@ -51,6 +51,7 @@ ROOF = [
     "swarmnight",
     "swarmbench",
     "livebench",
+    "liveload",
     "replay",
     "finish",
     "cli",

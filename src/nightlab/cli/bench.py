@@ -292,19 +292,24 @@ def peers_(
 def live_(
     reps: Annotated[int, typer.Option(min=20, help="Simulated experiments of each kind.")] = 4000,
     seed: Annotated[int, typer.Option(help="Where all chance comes from.")] = 0,
+    only: Annotated[str | None, typer.Option(help="statistics or service; both unless said.")] = None,
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the table of docs/live-statistics.md.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """The statistics of live experiments on simulated visitors of known truth, beside what is commonly done."""
+    """Live's statistics on simulated visitors of known truth, beside what is commonly done; its service under load."""
     from rich.console import Console
     from rich.table import Table
 
-    from nightlab.livebench import rows, shown
+    from nightlab import livebench, liveload
+    from nightlab.livebench import shown
 
+    if only not in (None, "statistics", "service"):
+        raise BadTask(f"there is no part {only!r} of bench live; statistics or service")
     with Console(stderr=True).status("simulated visitors") as status:
-        found = list(rows(reps, seed=seed, say=status.update))
+        found = [] if only == "service" else list(livebench.rows(reps, seed=seed, say=status.update))
+        found += [] if only == "statistics" else list(liveload.rows(reps, say=status.update))
     if as_json:
         print_json([row.told for row in found])
     elif as_markdown:

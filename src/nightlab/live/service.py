@@ -74,7 +74,7 @@ class Setting:
 
     store: str
     secret: Secret
-    layer: str = "page"
+    layer: str = "main"
     page: str | None = None
     origins: frozenset[str] = frozenset()
     limits: Limits = field(default_factory=Limits)
@@ -333,7 +333,7 @@ class Service:
         assert self.setting.page is not None
         page = rendered(self.setting.page, showing.copy(arm))
         said = f' data-token="{token}" data-consent="yes"' if token else ""
-        tag = f'<script src="/nl.js"{said} defer></script>'
+        tag = f'<script src="/nl.js"{said} async></script>'
         begin, end, rest = page.rpartition("</body>")
         whole = begin + tag + end + rest if end else page + tag
         cookie = f"nightlab={token}; Path=/; Max-Age={_YEAR}; HttpOnly; SameSite=Lax".encode()

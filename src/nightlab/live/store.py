@@ -211,7 +211,7 @@ class Store(Protocol):
         """Let go of it."""
 
 
-def open_store(where: str | Path, layer: str = "page") -> Store:
+def open_store(where: str | Path, layer: str = "main") -> Store:
     """The store at a path, or at a postgresql:// address; made where there is none.
 
     Raises BadPlugin where psycopg is missing, BadLedger where the place is not ours or cannot be reached.

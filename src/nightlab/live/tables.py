@@ -103,7 +103,7 @@ class Database(Protocol):
 class Tables:
     """A live store over a database, for one layer."""
 
-    def __init__(self, database: Database, layer: str = "page", *, clock: Clock = time.time) -> None:
+    def __init__(self, database: Database, layer: str = "main", *, clock: Clock = time.time) -> None:
         self._db, self.layer, self._clock = database, layer, clock
         self._weights: dict[int, Mapping[int, float]] = {}
         self._kept: Rules | None = None
