@@ -5,7 +5,7 @@ AGENTS := .agents
 MIRRORS := .mirrors
 RAY := .ray
 WHOLE := tests/night tests/crash tests/adversarial tests/test_agent_nights.py
-.PHONY: demo test test-core test-slow test-agents test-mirrors test-ray test-slurm fuzz check docs screenshots lock clean
+.PHONY: demo test test-core test-slow test-agents test-mirrors test-ray test-slurm bench-peers fuzz check docs screenshots lock clean
 
 demo: .set-up
 	@$(BIN)/nightlab demo
@@ -59,6 +59,11 @@ $(RAY)/.set-up: pyproject.toml requirements.lock
 # A real Slurm cluster on this machine, from Debian's packages slurm-wlm and munge; as root, as Slurm's daemons are.
 test-slurm: .set-up-dev
 	@NIGHTLAB_SLURM=1 $(BIN)/pytest -m slurm tests/executors
+
+# The same work to other systems, each from the package index into .peers (1 GB), and the tables of docs/benchmarks.md;
+# two hours, most of it for constants. Not part of any test.
+bench-peers: .set-up-dev
+	@$(BIN)/nightlab bench peers --cache .peers --write docs/benchmarks.md
 
 # Every view of the page, desk and phone, light and dark: of the demo, or of another study by STUDY=folder.
 STUDY ?= nightlab-demo

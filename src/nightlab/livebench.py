@@ -41,8 +41,8 @@ class Row:
 
     @property
     def holds(self) -> bool | None:
-        """Whether the bar is met; None: not measured."""
-        return None if self.value is None else self.low <= self.value <= self.high
+        """Whether the bar is met; None: not measured, or there is no bar."""
+        return None if self.value is None or self.low == -inf == -self.high else self.low <= self.value <= self.high
 
     @property
     def told(self) -> dict[str, Any]:
@@ -260,7 +260,9 @@ def honest_capacity() -> Iterator[Row]:
 def shown(row: Row) -> tuple[str, str, str]:
     """A row in words: whether it holds, what was measured, the bar."""
     holds = {True: "holds", False: "FAILS", None: "-"}[row.holds]
-    if row.high == inf:
+    if row.low == -inf == -row.high:
+        bar = "-"
+    elif row.high == inf:
         bar = f">= {row.low:g}"
     else:
         bar = f"<= {row.high:g}" if row.low in (0, -inf) else f"{row.low:g} to {row.high:g}"

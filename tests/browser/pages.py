@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Timer
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import psutil
@@ -168,7 +168,10 @@ def patience() -> Iterator[None]:
 
 
 Visit = Callable[..., Page]
-"""visit(address, phone=False, dark=False, script=True, still=False, expects="...") opens it in a context of its own."""
+"""visit(address, phone=False, dark=False, script=True, still=False, expects="...") opens it in a context of its own.
+
+`begins` is a script that runs before the page's own; `until` how far to wait; what else is said is the context's.
+"""
 
 
 @pytest.fixture
@@ -184,6 +187,9 @@ def visit(chromium: Chromium, patience: None) -> Iterator[Visit]:
         script: bool = True,
         still: bool = False,
         expects: str = "(?!)",
+        begins: str = "",
+        until: Literal["load", "domcontentloaded", "commit"] = "load",
+        **looks: Any,
     ) -> Page:
         context = chromium.context(
             viewport=PHONE if phone else DESK,
@@ -192,14 +198,16 @@ def visit(chromium: Chromium, patience: None) -> Iterator[Visit]:
             color_scheme="dark" if dark else "light",
             reduced_motion="reduce" if still else "no-preference",
             java_script_enabled=script,
+            **looks,
         )
+        context.add_init_script(begins)
         context.set_default_timeout(10_000)
         watched = Watched(expects=expects)
         opened.append((context, watched))
         context.on("request", watched.request)
         context.on("page", watched.watch)
         page = context.new_page()
-        page.goto(address, wait_until="load")
+        page.goto(address, wait_until=until)
         return page
 
     yield open_

@@ -87,6 +87,16 @@ class Sink:
     port: int = 0
     taken: list[tuple[str, EmailMessage]] = field(default_factory=list)
     answers: dict[str, str] = field(default_factory=dict)
+    """By address, of a sender or a recipient."""
+    breaks_at: str = ""
+    """The recipient whose mail it takes, and then hangs up before it has said so."""
+
+    async def handle_MAIL(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:  # noqa: N802
+        """Takes a sender, or says why not."""
+        if answer := self.answers.get(address.lower()):
+            return answer
+        envelope.mail_from = address
+        return "250 OK"
 
     async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:  # noqa: N802
         """Takes a recipient, or says why not."""
@@ -99,6 +109,8 @@ class Sink:
         """Keeps a mail before it says that it has it."""
         mail = message_from_bytes(envelope.content, policy=policy.SMTP)
         self.taken.append((envelope.rcpt_tos[0], mail))  # type: ignore[arg-type]
+        if envelope.rcpt_tos[0].lower() == self.breaks_at:
+            server.transport.abort()
         return "250 OK"
 
     @property

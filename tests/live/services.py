@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ outcome = "signup"
 """
 CHAMPION = {"headline": "A notebook for teams", "button": "Begin"}
 CHALLENGER = {"headline": "Write together", "button": "Try it"}
+_ADDRESSES = count()
+"""Every visitor has an address of their own; all of 127.0.0.0/8 is this machine."""
 
 
 @dataclass
@@ -52,8 +55,14 @@ class Served:
 
     @property
     def client(self) -> httpx.Client:
-        """A visitor's browser, as far as its headers go."""
-        return httpx.Client(base_url=self.url, headers={"user-agent": PERSON}, timeout=30)
+        """A visitor's browser, as far as its headers go, at an address of its own."""
+        number = next(_ADDRESSES)
+        return self.client_at(f"127.1.{number // 250}.{number % 250 + 1}")
+
+    def client_at(self, address: str) -> httpx.Client:
+        """A visitor's browser at an address of this machine."""
+        line = httpx.HTTPTransport(local_address=address)
+        return httpx.Client(base_url=self.url, headers={"user-agent": PERSON}, timeout=30, transport=line)
 
     @property
     def server(self) -> httpx.Client:

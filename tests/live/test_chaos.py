@@ -19,7 +19,7 @@ from nightlab.live.store import open_store
 from nightlab.live.visitors import people
 from nightlab.place import Place, first_commit
 
-KILLS = int(os.environ.get("NIGHTLAB_KILLS", "50"))
+KILLS = int(os.environ.get("NIGHTLAB_LIVE_KILLS", "12"))
 SPEED = 40_000
 
 

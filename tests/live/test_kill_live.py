@@ -17,7 +17,7 @@ from nightlab.live.store import Side, Store, open_store
 from nightlab.live.throughput import Connection
 
 pytestmark = pytest.mark.slow
-KILLS = int(os.environ.get("NIGHTLAB_KILLS", "50"))
+KILLS = int(os.environ.get("NIGHTLAB_LIVE_KILLS", "12"))
 UNITS = 20
 
 
@@ -119,6 +119,6 @@ def test_kills_of_postgresql_lose_nothing(folder: Path) -> None:
             cluster.kill()
             cluster.start()
 
-        asyncio.run(harassed(crowd, [kill], max(1, KILLS // 2)))
+        asyncio.run(harassed(crowd, [kill], KILLS))
         with closing(open_store(cluster.url)) as store:
             check(crowd, store, service)

@@ -170,6 +170,41 @@ def test_what_was_put_off_is_sent_by_the_next_run_and_what_was_refused_never(
     assert second == {"already": 3, "taken": 1}
 
 
+def test_who_may_have_a_mail_is_not_sent_it_again(folder: Path, store: Store, mails: Sink) -> None:
+    list_ = list_of(folder, 3)
+    mails.breaks_at = "person1@mail.example"
+
+    first = sent(folder, list_, mails, NOWHERE)
+    second = sent(folder, list_, mails, NOWHERE)
+
+    assert first.stdout.splitlines()[0] == "2 taken, 1 begun"
+    assert "they may have them" in first.stdout
+    assert second.stdout == "3 already\n"
+    assert len(mails.taken) == 3
+
+
+def test_a_sender_who_is_refused_burns_nobody(folder: Path, store: Store, mails: Sink) -> None:
+    list_ = list_of(folder, 3)
+    mails.answers = {"hello@tidewater.example": "550 who are you"}
+
+    failed = sent(folder, list_, mails, NOWHERE)
+    mails.answers = {}
+
+    assert failed.returncode != 0
+    assert "takes no mail from hello@tidewater.example" in failed.stderr
+    assert sent(folder, list_, mails, NOWHERE).stdout == "3 taken\n"
+
+
+def test_a_server_that_refuses_one_after_the_other_ends_the_run(folder: Path, store: Store, mails: Sink) -> None:
+    mails.answers = {f"person{n}@mail.example": "550 spam" for n in range(30)}
+
+    failed = sent(folder, list_of(folder, 30), mails, NOWHERE)
+
+    assert failed.returncode != 0
+    assert "in a row" in failed.stderr
+    assert len(store.sends("list")) == 10
+
+
 def test_nobody_is_begun_while_the_mail_server_is_away(folder: Path, store: Store, mails: Sink) -> None:
     list_, away = list_of(folder, 2), Sink(port=9)
 

@@ -40,6 +40,7 @@ def test_a_live_experiment_goes_from_a_proposal_to_a_decision(landing):
     assert all(one.value is not None for one in tried if not one.status.is_failure)
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_where_it_was_left(landing):
     place = Place(landing)
     with Street(place.home / "live.sqlite", clock=clock()):

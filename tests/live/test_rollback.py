@@ -1,15 +1,16 @@
 """Deploy, rollback and results as commands, against the real service."""
 
 import json
-import subprocess
-import sys
 import time
+from contextlib import chdir
 
 import pytest
 from services import served
+from typer.testing import CliRunner
 
 from nightlab import tasks
-from nightlab.errors import BadTask, NotFound
+from nightlab.cli import app
+from nightlab.errors import BadTask, NightlabError, NotFound
 from nightlab.live.rollback import roll_back
 from nightlab.live.store import Arm, open_store
 from nightlab.place import first_commit
@@ -24,10 +25,13 @@ def landing(tmp_path):
 
 
 def nightlab(folder, *words, code=0):
-    command = [sys.executable, "-m", "nightlab", "-C", str(folder), "live", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
-    return done.stdout if code == 0 else done.stderr
+    with chdir(folder):
+        done = CliRunner().invoke(app, ["live", *words])
+    if isinstance(done.exception, NightlabError):
+        assert done.exception.exit_code == code, done.exception
+        return str(done.exception)
+    assert done.exit_code == code, done.output
+    return done.stdout
 
 
 def test_the_start_is_deployed_and_served_before_any_lab_runs(landing):

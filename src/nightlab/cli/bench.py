@@ -245,23 +245,71 @@ def page_(
     print_json(found) if as_json else print("\n".join(lines(found)))
 
 
+@bench_app.command("peers")
+def peers_(
+    cache: Annotated[
+        Path,
+        typer.Option(metavar="FOLDER", help="Where each system gets an environment of its own, and results are kept."),
+    ] = Path(".peers"),
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="grid, alone, constants, bank, faults; may be given again; all unless said."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="SYSTEM", help="nightlab, openevolve, shinka, gepa; all unless said.")
+    ] = None,
+    experiments: Annotated[int, typer.Option(min=5, help="How many each system makes in grid and alone.")] = 60,
+    seeds: Annotated[int, typer.Option(min=1, help="Searches of each method for constants.")] = 8,
+    banks: Annotated[int, typer.Option(min=1, help="Banks of edits that are replayed.")] = 3,
+    write: Annotated[Path | None, typer.Option(metavar="FILE", help="Put the tables into this page.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The same work to OpenEvolve, ShinkaEvolve, GEPA and Optuna, each installed by pip (1 GB): about two hours."""
+    from nightlab.peersbench import page
+    from nightlab.peersbench.play import PARTS, found, play
+    from nightlab.peersbench.work import SYSTEMS
+
+    for wanted, known in ((part, PARTS), (only, SYSTEMS)):
+        if wrong := [one for one in wanted or () if one not in known]:
+            raise BadTask(f"there is no {wrong[0]!r}; write {', '.join(known)}")
+    say = (lambda _: None) if as_json else print
+    results = play(
+        cache.resolve(),
+        parts=part or PARTS,
+        only=only or SYSTEMS,
+        experiments=experiments,
+        seeds=seeds,
+        banks=banks,
+        say=say,
+    )
+    text = page.markdown(results, found(cache))
+    if write is not None:
+        page.put(write, text)
+    print_json(results) if as_json else print(text)
+
+
 @bench_app.command("live")
 def live_(
     reps: Annotated[int, typer.Option(min=20, help="Simulated experiments of each kind.")] = 4000,
     seed: Annotated[int, typer.Option(help="Where all chance comes from.")] = 0,
+    only: Annotated[str | None, typer.Option(help="statistics or service; both unless said.")] = None,
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the table of docs/live-statistics.md.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """The statistics of live experiments on simulated visitors of known truth, beside what is commonly done."""
+    """Live's statistics on simulated visitors of known truth, beside what is commonly done; its service under load."""
     from rich.console import Console
     from rich.table import Table
 
-    from nightlab.livebench import rows, shown
+    from nightlab import livebench, liveload
+    from nightlab.livebench import shown
 
+    if only not in (None, "statistics", "service"):
+        raise BadTask(f"there is no part {only!r} of bench live; statistics or service")
     with Console(stderr=True).status("simulated visitors") as status:
-        found = list(rows(reps, seed=seed, say=status.update))
+        found = [] if only == "service" else list(livebench.rows(reps, seed=seed, say=status.update))
+        found += [] if only == "statistics" else list(liveload.rows(reps, say=status.update))
     if as_json:
         print_json([row.told for row in found])
     elif as_markdown:

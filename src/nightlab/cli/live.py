@@ -83,7 +83,7 @@ def serve(
         print_json({"url": where, "key": setting.secret.api_key, "pid": os.getpid()})
     else:
         print(f"serving {harmless(str(place.root))} at {where}/")
-        print(f'on a page of yours: <script src="{where}/nl.js" data-consent="yes" defer></script>')
+        print(f'on a page of yours: <script src="{where}/nl.js" data-consent="yes" async></script>')
         print("a server of yours says: Authorization: Bearer " + setting.secret.api_key)
     sys.stdout.flush()
     try:

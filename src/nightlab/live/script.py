@@ -1,10 +1,11 @@
 """The script tag: puts copy into a page that already shows the champion, and says what was seen and done.
 
-<script src="https://lab.example/nl.js" data-consent="yes" data-segment="device=phone" defer></script>
+<script src="https://lab.example/nl.js" data-consent="yes" data-segment="device=phone" async></script>
 <h1 data-nightlab-slot="headline">the champion's headline</h1>
 <a data-nightlab="signup" href="/signup">a click on it is an outcome</a>
 
-It replaces text on success only, never markup, and does nothing where the browser objects or nobody consented.
+It replaces text on success only, never markup, and does nothing where the browser objects or nobody consented. It is
+`async`: a `defer` that never comes would hold up the page's own scripts.
 `nightlab.consent()` begins later, `nightlab.track("order", 49.9)` tells an outcome from code.
 """
 
@@ -35,6 +36,7 @@ _SOURCE = """
       if (typeof t == "string" && e.textContent != t) e.textContent = t;
     });
   }
+  function ready(f) { if (d.readyState == "loading") d.addEventListener("DOMContentLoaded", f); else f(); }
   function id() {
     return Array.from(crypto.getRandomValues(new Uint8Array(12)), function (b) { return b.toString(16); }).join("-");
   }
@@ -50,13 +52,10 @@ _SOURCE = """
     if (off || started) return;
     started = 1;
     d.addEventListener("visibilitychange", expose);
-    if (token) return expose();
+    if (token) return ready(expose);
     try { token = localStorage.getItem(key); } catch (e) {}
     post("/v1/assign", {token: token}).then(function (r) {
-      fill(r.copy);
-      token = "";
-      keep(r.token);
-      expose();
+      ready(function () { fill(r.copy); token = ""; keep(r.token); expose(); });
     }).catch(function () { token = ""; });
   }
   d.addEventListener("click", function (e) {

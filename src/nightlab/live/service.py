@@ -334,7 +334,7 @@ class Service:
         assert self.setting.page is not None
         page = rendered(self.setting.page, showing.copy(arm))
         said = f' data-token="{token}" data-consent="yes"' if token else ""
-        tag = f'<script src="/nl.js"{said} defer></script>'
+        tag = f'<script src="/nl.js"{said} async></script>'
         begin, end, rest = page.rpartition("</body>")
         whole = begin + tag + end + rest if end else page + tag
         cookie = f"nightlab={token}; Path=/; Max-Age={_YEAR}; HttpOnly; SameSite=Lax".encode()

@@ -52,6 +52,7 @@ def _run(setting: Setting, listening: socket.socket) -> None:
         lifespan="on",
         server_header=False,
         date_header=False,
+        proxy_headers=False,  # it would believe X-Forwarded-For of any program on this machine; see behind_proxy
         timeout_graceful_shutdown=_PATIENCE,
         timeout_keep_alive=30,
         ws="none",

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nightlab.errors import BadLedger, StudyStuck
+
+_PATIENCE = 30.0
+_PAUSE = 0.001
 
 
 class Sqlite:
@@ -23,7 +27,7 @@ class Sqlite:
         self._lock = threading.RLock()
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=30.0, check_same_thread=False)
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=_PATIENCE, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA cache_size = -65536")
@@ -35,11 +39,29 @@ class Sqlite:
         """A transaction that others wait for; durable when the block has ended without an error."""
         with self._lock:
             try:
-                self._db.execute("BEGIN IMMEDIATE")
+                self._begin(time.monotonic() + _PATIENCE)
                 with self._db:
                     yield
             except sqlite3.OperationalError as error:
                 raise StudyStuck(f"{self.name} cannot be written ({error}); what was acknowledged is safe") from error
+
+    def _begin(self, deadline: float) -> None:
+        """Wait for a turn to write. SQLite's own waiting sleeps longer and longer, while the others take every turn."""
+        self._db.execute("PRAGMA busy_timeout = 0")
+        try:
+            while not self._has_turn(deadline):
+                time.sleep(_PAUSE)
+        finally:
+            self._db.execute(f"PRAGMA busy_timeout = {int(_PATIENCE * 1000)}")
+
+    def _has_turn(self, deadline: float) -> bool:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            return False
+        return True
 
     def rows(self, statement: str, *values: Any) -> list[Any]:
         """What a statement finds."""

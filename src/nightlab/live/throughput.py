@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,61 @@ def events(url: str, key: str, *, seconds: float = 3.0, batch: int = 100, connec
     return asyncio.run(press(url, key, bodies, seconds=seconds, connections=connections, seen=None))
 
 
-def filled(where: str | Path, number: int, *, batch: int = 5_000) -> Store:
+class Sender:
+    """Whoever tells a service what visitors see and do, and remembers what was acknowledged."""
+
+    def __init__(self, *, batch: int = 50) -> None:
+        self._salt, self._batch = os.urandom(4).hex(), batch
+        self._begun: list[int] = []
+        self.acknowledged = 0
+
+    @property
+    def sent(self) -> int:
+        """How many events it has told, acknowledged or not."""
+        return 2 * self._batch * len(self._begun)
+
+    def send(self, url: str, key: str, *, until: float, then: Callable[[], None], connections: int = 4) -> None:
+        """Tell as much as there is time for, then do something while more is on its way; ends when nobody answers."""
+        number = iter(range(1 << 62))
+
+        async def one() -> None:
+            line = Connection(url, key)
+            with suppress(OSError):
+                while True:
+                    await self._tell(line, next(number))
+
+        async def all_() -> None:
+            lines = [asyncio.create_task(one()) for _ in range(connections)]
+            await asyncio.sleep(until - time.monotonic())
+            then()
+            await asyncio.gather(*lines)
+
+        asyncio.run(all_())
+
+    def again(self, url: str, key: str) -> None:
+        """Tell everything once more."""
+
+        async def all_() -> None:
+            line = Connection(url, key)
+            for number in list(self._begun):
+                await self._tell(line, number)
+            line.close()
+
+        asyncio.run(all_())
+
+    async def _tell(self, line: Connection, number: int) -> None:
+        names = [f"{self._salt}-{number}-{one}" for one in range(self._batch)]
+        given = (await line.post("/v1/assign", {"units": names}))["assignments"]
+        if number not in self._begun:
+            self._begun.append(number)
+        await line.post("/v1/expose", {"exposures": [{"token": one["token"]} for one in given]})
+        self.acknowledged += self._batch
+        told = [{"unit": name, "id": "1", "name": "conversion"} for name in names]
+        await line.post("/v1/event", {"events": told})
+        self.acknowledged += self._batch
+
+
+def filled(where: str | Path, number: int, *, batch: int = 5_000, outcome: str = "conversion") -> Store:
     """A store with this many events: half exposures of two arms, half outcomes."""
     store = open_store(where)
     store.begin(Rules("load"))
@@ -132,20 +187,10 @@ def filled(where: str | Path, number: int, *, batch: int = 5_000) -> Store:
     split, now = store.put_split({0: 0.5, 1: 0.5}, 0), time.time()
     for begin in range(0, number // 2, batch):
         units = [os.urandom(16) for _ in range(min(batch, number // 2 - begin))]
-        store.record(*_events(units, split.version, now))
+        store.record(*_events(units, split.version, now, outcome))
     return store
 
 
-def _events(units: Sequence[bytes], version: int, now: float) -> tuple[list[Exposure], list[Outcome]]:
+def _events(units: Sequence[bytes], version: int, now: float, outcome: str) -> tuple[list[Exposure], list[Outcome]]:
     exposures = [Exposure(unit, n % 2, version, at=now) for n, unit in enumerate(units)]
-    return exposures, [Outcome(unit.hex(), unit, "conversion", at=now) for unit in units]
-
-
-def reading(store: Store) -> float:
-    """How many seconds it takes to read what a results page shows."""
-    begin = time.perf_counter()
-    store.counts(1, 0, "conversion")
-    store.totals("conversion")
-    store.holdout("conversion")
-    store.apart()
-    return time.perf_counter() - begin
+    return exposures, [Outcome(unit.hex(), unit, outcome, at=now) for unit in units]
