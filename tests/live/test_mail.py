@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import time
 from collections import Counter
@@ -226,19 +227,24 @@ def test_a_dry_run_writes_nothing_and_to_nobody(folder: Path, store: Store, mail
     assert total(store, "try").exposed == 0
 
 
-def test_who_does_not_consent_gets_the_champion_with_plain_links_and_is_not_counted(
-    folder: Path, store: Store, mails: Sink
+def test_who_does_not_consent_gets_the_champion_with_plain_links_and_leaves_nothing_but_the_wish_to_be_left_alone(
+    folder: Path, store: Store, service: Served, mails: Sink
 ) -> None:
     store.put_split({0: 0.001, 1: 0.999}, 0)
+    list_ = list_of(folder, 0, "u1,a@mail.example,no,new", "u2,b@mail.example,,new")
 
-    sent(folder, list_of(folder, 0, "u1,a@mail.example,no,new", "u2,b@mail.example,,new"), mails, NOWHERE)
+    sent(folder, list_, mails, service.url)
+    assert httpx.post(str(mails.taken[0][1]["List-Unsubscribe"]).strip("<>")).status_code == 200
 
     for _, mail in mails.taken:
         assert mail["Subject"] == CHAMPION["subject"]
         assert 'href="https://shop.example/try?a=1&amp;b=2"' in html_of(mail)
         assert "/l?" not in mail.as_string()
     assert len(mails.taken) == 2
-    assert total(store, "try").exposed == 0
+    with closing(sqlite3.connect(folder / ".nightlab/live.sqlite")) as db:
+        rows = {table: db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("exposures", "outcomes")}
+    assert rows == {"exposures": 0, "outcomes": 0}
+    assert sent(folder, list_, mails, service.url, "--mailing", "next").stdout == "1 taken, 1 suppressed\n"
 
 
 def test_a_rollback_holds_from_the_next_mail_on(folder: Path, store: Store, mails: Sink) -> None:

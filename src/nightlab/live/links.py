@@ -13,6 +13,8 @@ from urllib.parse import urlencode, urlsplit
 from nightlab.live.privacy import UNIT_BYTES, Secret
 from nightlab.live.store import WORD
 
+NOBODY = bytes(UNIT_BYTES)
+"""The unit of whoever may not be counted."""
 _SIGNATURE = 16
 _PLAIN = re.compile(r"[!-\[\]-~]+")
 """Printable ASCII without a backslash, which some browsers read as a slash."""

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Self
 
 from nightlab.errors import BadTask, Invalid
-from nightlab.live.links import Links, Recipient
+from nightlab.live.links import NOBODY, Links, Recipient
 from nightlab.live.privacy import Secret
 from nightlab.live.rendering import Copy, filled, rendered, slots
 from nightlab.live.store import WORD
@@ -89,7 +89,7 @@ class Templates:
         """The mail for one recipient. Where it may not count, its links are plain. Raises Invalid."""
         if trouble := unfit(copy):
             raise Invalid(trouble)
-        leave = self.links.unsubscribe(who)
+        leave = self.links.unsubscribe(who if counts else Recipient(NOBODY, who.address))
         target = partial(self._target, who=who, mailing=mailing, counts=counts, leave=leave)
         mail = EmailMessage()
         mail["From"], mail["To"], mail["Subject"] = self.sender, to, copy["subject"]

@@ -33,7 +33,7 @@ from nightlab.live import limits, privacy
 from nightlab.live.drawing import Showing
 from nightlab.live.grouped import Grouped
 from nightlab.live.limits import Limits, Rates
-from nightlab.live.links import Links, Recipient
+from nightlab.live.links import NOBODY, Links, Recipient
 from nightlab.live.privacy import Secret
 from nightlab.live.rendering import rendered
 from nightlab.live.script import SCRIPT
@@ -405,7 +405,9 @@ class Service:
         """One click: the address is never written to again. An answer of 200 means: that is on the disk."""
         who = self._recipient(request)
         await asyncio.to_thread(self._writer.suppress, who.address)
-        await self._written([Outcome(f"{who.unit.hex()}:unsubscribe", who.unit, "unsubscribe", 0.0, self._clock())])
+        if who.unit != NOBODY and not privacy.objects(request.headers):
+            left = Outcome(f"{who.unit.hex()}:unsubscribe", who.unit, "unsubscribe", 0.0, self._clock())
+            await self._written([left])
         return _words("You will get no more mail.")
 
     # What they are made of
