@@ -142,8 +142,8 @@ def test_the_results_go_to_a_webhook_by_one_command(folder: Path, store: Store) 
 def test_a_flag_is_a_slot_and_falls_back_to_the_champion_when_the_service_is_down(folder: Path, store: Store) -> None:
     store.put_split({1: 1.0}, 1)
     with served(folder, version=2) as service:
-        provider = Nightlab(service.url, service.key)
-        api.set_provider(provider)
+        provider = Nightlab(service.url, service.key, patience=20)
+        api.set_provider_and_wait(provider)
         client = api.get_client()
         who = EvaluationContext("visitor-17", {"audience": "new"})
 
@@ -166,7 +166,7 @@ def test_a_flag_is_a_slot_and_falls_back_to_the_champion_when_the_service_is_dow
 
 
 def test_a_provider_that_never_reached_the_service_gives_what_it_was_made_with() -> None:
-    api.set_provider(Nightlab("http://127.0.0.1:9", "key", champion={"headline": "Ours"}))
+    api.set_provider_and_wait(Nightlab("http://127.0.0.1:9", "key", champion={"headline": "Ours"}))
     client = api.get_client()
 
     found = [client.get_string_value(slot, "nothing", EvaluationContext("u")) for slot in ("headline", "button")]

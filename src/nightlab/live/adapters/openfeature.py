@@ -1,6 +1,6 @@
 """OpenFeature: a provider whose flags are the slots of the copy, asked of `nightlab live serve` by a server of yours.
 
-    api.set_provider(Nightlab("http://127.0.0.1:8643", key, champion={"headline": "A notebook"}))
+    api.set_provider_and_wait(Nightlab("http://127.0.0.1:8643", key, champion={"headline": "A notebook"}))
     api.get_client().get_string_value("headline", "", EvaluationContext("visitor-17"))
 
 The targeting key is the unit. While the service is down or slow, the champion's texts are given, not counted: those
