@@ -255,7 +255,8 @@ def test_forged_tokens_are_refused_and_counted_apart(client: httpx.Client, store
 
 
 def test_a_forged_key_opens_nothing(service: Served) -> None:
-    with httpx.Client(base_url=service.url, headers={"authorization": "Bearer nope", "user-agent": PERSON}) as client:
+    with service.client as client:
+        client.headers["authorization"] = "Bearer nope"
         named = client.post("/v1/event", json={**CONSENT, "unit": "user-1", "id": "a", "name": "signup"})
         many = client.post("/v1/assign", json={**CONSENT, "units": ["user-1"]})
 
@@ -265,7 +266,7 @@ def test_a_forged_key_opens_nothing(service: Served) -> None:
 
 def test_a_flood_from_one_address_is_held_back_and_counted_apart(service: Served, store: Store) -> None:
     def press(number: int) -> list[int]:
-        with service.client_at("127.2.0.1") as client:
+        with service.client_at("127.0.0.1") as client:
             client.headers["x-forwarded-for"] = f"203.0.113.{number}"  # nobody said --behind-proxy
             return [client.get("/healthz").status_code for _ in range(150)]
 
@@ -275,7 +276,7 @@ def test_a_flood_from_one_address_is_held_back_and_counted_apart(service: Served
     assert answers.count(429) > 100
     assert answers.count(200) >= 200
     assert apart(store, "flood", 1) > 0
-    with service.client_at("127.2.0.2") as neighbour:
+    with service.client_at("127.0.0.2") as neighbour:
         assert neighbour.get("/healthz").status_code == 200
     with service.server as server:
         assert server.get("/healthz").status_code == 200
@@ -337,7 +338,8 @@ def test_bots_get_the_champion_and_are_counted_apart(service: Served, store: Sto
     with service.client as client:
         person = visit(client)
         for agent in ("Googlebot/2.1 (+http://www.google.com/bot.html)", "curl/8.1", "", "python-httpx/0.28"):
-            with httpx.Client(base_url=service.url, headers={"user-agent": agent}) as bot:
+            with service.client as bot:
+                bot.headers["user-agent"] = agent
                 given = bot.post("/v1/assign", json=CONSENT).json()
                 assert (given["arm"], given["token"]) == (0, None)
                 assert act(bot, person["token"]).json() == {"accepted": 0}
