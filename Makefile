@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 AGENTS := .agents
 MIRRORS := .mirrors
+RAY := .ray
 WHOLE := tests/night tests/crash tests/adversarial tests/test_agent_nights.py
-.PHONY: demo test test-core test-slow test-agents test-mirrors fuzz check docs screenshots lock clean
+.PHONY: demo test test-core test-slow test-agents test-mirrors test-ray test-slurm bench-peers fuzz check docs screenshots lock clean
 
 demo: .set-up
 	@$(BIN)/nightlab demo
@@ -46,6 +47,24 @@ $(MIRRORS)/.set-up: pyproject.toml requirements.lock tests/mirrors/installed.txt
 	  -r tests/mirrors/installed.txt -e .
 	@touch $@
 
+# A real Ray cluster on this machine, its machines lost one by one: 0.4 GB in an environment of its own.
+test-ray: $(RAY)/.set-up
+	@NIGHTLAB_RAY=1 $(RAY)/bin/pytest -m ray tests/executors
+
+$(RAY)/.set-up: pyproject.toml requirements.lock
+	$(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/pip install -q --disable-pip-version-check -c requirements.lock -e ".[ray,dev]"
+	@touch $@
+
+# A real Slurm cluster on this machine, from Debian's packages slurm-wlm and munge; as root, as Slurm's daemons are.
+test-slurm: .set-up-dev
+	@NIGHTLAB_SLURM=1 $(BIN)/pytest -m slurm tests/executors
+
+# The same work to other systems, each from the package index into .peers (1 GB), and the tables of docs/benchmarks.md;
+# two hours, most of it for constants. Not part of any test.
+bench-peers: .set-up-dev
+	@$(BIN)/nightlab bench peers --cache .peers --write docs/benchmarks.md
+
 # Every view of the page, desk and phone, light and dark: of the demo, or of another study by STUDY=folder.
 STUDY ?= nightlab-demo
 screenshots: .set-up-dev
@@ -75,4 +94,4 @@ lock: .set-up-dev
 	  --no-header --no-annotate -q -o requirements.lock
 
 clean:
-	rm -rf .venv .set-up .set-up-dev $(AGENTS) $(MIRRORS)
+	rm -rf .venv .set-up .set-up-dev $(AGENTS) $(MIRRORS) $(RAY)

@@ -24,7 +24,10 @@ settings.load_profile(os.environ.get("NIGHTLAB_PROPERTIES", "settled"))
 looks for new ones."""
 
 collect_ignore = [] if "NIGHTLAB_AGENTS" in os.environ else ["agents/test_real_agents.py"]
-"""Coding agents are driven where `make test-agents` has installed them."""
+collect_ignore += [] if "NIGHTLAB_RAY" in os.environ else ["executors/test_ray.py"]
+collect_ignore += [] if "NIGHTLAB_SLURM" in os.environ else ["executors/test_slurm.py"]
+"""Coding agents are driven where `make test-agents` has installed them; clusters are started by `make test-ray` and
+`make test-slurm`."""
 
 LEVELS = [
     *("bubblewrap", "process"),

@@ -117,7 +117,7 @@ def test_the_lock_satisfies_what_the_project_asks_for() -> None:
     project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
     locked = {one.name: one for one in map(Requirement, (TOP / "requirements.lock").read_text().splitlines())}
     extras = project["optional-dependencies"]
-    for heavy in ("torch", "wandb", "mlflow", "trackio", "parquet"):  # never locked: they bring up to gigabytes
+    for heavy in ("torch", "wandb", "mlflow", "trackio", "parquet", "ray"):  # never locked: they bring up to gigabytes
         del extras[heavy]
     asked = [*project["dependencies"], *(one for extra in extras.values() for one in extra)]
     for text in asked:

@@ -19,7 +19,9 @@ import nightlab.values
 from nightlab import sandbox
 from nightlab.executor import Executor, LocalExecutor, collect
 from nightlab.shim import take_lock
+from nightlab.testing import loss_contract as losses
 from nightlab.testing.executor_contract import ExecutorContract, shell_job
+from nightlab.testing.loss_contract import LossContract
 from nightlab.values import Job, Outcome
 
 SOURCE = Path(nightlab.values.__file__).parents[1]
@@ -43,6 +45,35 @@ class TestLocalExecutorUnjailed(ExecutorContract):
 
 
 class TestLocalExecutorInBubblewrap(ExecutorContract):
+    @pytest.fixture
+    def executor(self) -> Iterator[Executor]:
+        need_level("bubblewrap")
+        executor = LocalExecutor(2, "bubblewrap")
+        yield executor
+        executor.close()
+
+
+class LocalLosses(LossContract):
+    """Here the lab itself is the worker, and its death ends the study; what can be lost beside it are its helpers."""
+
+    def lose_worker(self, run: int) -> None:
+        os.kill(losses.server_of(run), signal.SIGKILL)
+
+    def lose_machine(self, run: int) -> None:
+        server, shim = losses.server_of(run), losses.shim_of(run)
+        os.kill(server, signal.SIGKILL)
+        os.kill(shim, signal.SIGKILL)
+
+
+class TestLossesUnjailed(LocalLosses):
+    @pytest.fixture
+    def executor(self) -> Iterator[Executor]:
+        executor = LocalExecutor(2, "process")
+        yield executor
+        executor.close()
+
+
+class TestLossesInBubblewrap(LocalLosses):
     @pytest.fixture
     def executor(self) -> Iterator[Executor]:
         need_level("bubblewrap")

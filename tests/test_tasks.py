@@ -115,7 +115,7 @@ def test_every_template_holds_a_valid_task_and_a_brief(template):
     for glob in read.task.editable:
         assert list(template.glob(glob))
     for script in (read.task.run, read.task.predict, read.judge and read.judge.run):
-        assert script is None or (template / script.split()[1]).is_file()
+        assert script is None or (template / (script.split() * 2)[1]).is_file()
     assert not any(read.is_editable(path) for path in ("judge.py", "predict.py", "evaluate.py", "bench.py"))
 
 

@@ -8,10 +8,11 @@ from statistics import median
 from typing import Any
 
 from nightlab.errors import BadTask
+from nightlab.foreign.judging import JUDGE_RUN
 from nightlab.loop import Stop
 from nightlab.place import Place, held
 from nightlab.study import Study
-from nightlab.task import load
+from nightlab.task import Task, load
 
 _TRUST = {
     "printed": "Level printed: the number is what the run itself says; a script that prints what it likes is not seen.",
@@ -20,6 +21,11 @@ _TRUST = {
     "predictions": "Level predictions: the judge scores answers to inputs whose truth the run never had; a run that "
     "gets past the jail to that truth is not seen.",
 }
+
+_SHARES_A_PROCESS = (
+    "The evaluator of another system runs the candidate in the evaluator's own process: a candidate that meddles with "
+    "it, or looks for its data there, is not seen."
+)
 
 
 def check(place: Place, *, runs: int, slots: int, unsafe: bool = False) -> dict[str, Any]:
@@ -52,9 +58,15 @@ def _what_was_checked(study: Study) -> dict[str, Any]:
         "cpu_seconds": median(run["cpu_seconds"] for run in found),
         "runs_a_night": int(8 * 3600 / each * study.executor.slots),
         "level": study.task.metric.level,
-        "trust": _TRUST[study.task.metric.level],
+        "trust": _trust(study.task),
         "jail": study.executor.level,
     }
+
+
+def _trust(task: Task) -> str:
+    """What this level of believing cannot see."""
+    is_foreign = task.judge is not None and task.judge.run == JUDGE_RUN and task.metric.level == "artifact"
+    return f"{_TRUST[task.metric.level]} {_SHARES_A_PROCESS}" if is_foreign else _TRUST[task.metric.level]
 
 
 def _what_holds(study: Study) -> dict[str, Any]:

@@ -251,9 +251,12 @@ def _fresh(folder: Path) -> Path:
 def command_line(text: str, *, folder: Path) -> tuple[str, ...]:
     """A command as its words, with `python` made the interpreter of the user's project.
 
-    That is the folder's own .venv, else the activated environment, else the interpreter that runs Nightlab.
+    That is the folder's own .venv, else the activated environment, else the interpreter that runs Nightlab. A
+    module of ours, `nightlab.foreign`, is run by the interpreter that runs Nightlab.
     """
     words = shlex.split(text)
+    if words[0].startswith("nightlab."):
+        return (sys.executable, "-m", *words)
     if words[0] in ("python", "python3"):
         words[0] = _python(folder)
     return tuple(words)

@@ -14,7 +14,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,6 +27,8 @@ from nightlab.errors import NightlabError, StudyBusy
 from nightlab.shim import LINGER, Order, take_lock
 from nightlab.values import Cost, Job, Outcome, Run
 
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
 
 @runtime_checkable
 class Executor(Protocol):
@@ -30,7 +36,12 @@ class Executor(Protocol):
 
     @property
     def slots(self) -> int:
-        """How many runs it is meant to have in flight."""
+        """How many runs it is meant to have in flight; slots may come and go."""
+        ...
+
+    @property
+    def level(self) -> str:
+        """The sandbox level its runs live in."""
         ...
 
     def submit(self, job: Job) -> Future[Run]:
@@ -53,18 +64,80 @@ class Executor(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What of a machine one slot has: cores to itself (none: whichever are free), cards by lasting name and model.
+
+    `count`: so many cores, whichever they are, where somebody else has dealt them.
+    """
+
+    cores: tuple[int, ...] = ()
+    cards: tuple[tuple[str, str], ...] = ()
+    count: int = 0
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What tells a run which cards are its own, and how many threads are its due."""
+        found = {"CUDA_VISIBLE_DEVICES": ",".join(name for name, _ in self.cards)} if self.cards else {}
+        return found | (dict.fromkeys(THREADS, str(self.count)) if self.count else {})
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """What a run has of the machine, where that is less than all of it."""
+        found: dict[str, Any] = {"gpus": [model for _, model in self.cards]} if self.cards else {}
+        cores = len(self.cores) or self.count
+        return found | ({"cores": cores} if cores else {})
+
+
+def shares(slots: int, *, exclusive: bool, cores: Sequence[int], cards: Sequence[tuple[str, str]]) -> list[Share]:
+    """A machine shared out: cards evenly, in their order; its cores too, where each run has some for itself alone."""
+    for what, there in (("cores", cores), ("GPUs", cards)):
+        if exclusive and there and slots > len(there):
+            raise NightlabError(
+                f"runs that are timed by the clock need {what} of their own, and {slots} slots would share "
+                f"{len(there)}; say --workers {len(there)} or fewer"
+            )
+    own = [tuple(cores[n * len(cores) // slots : (n + 1) * len(cores) // slots]) for n in range(slots)]
+    return [Share(own[n] if exclusive else (), _dealt(cards, n, slots)) for n in range(slots)]
+
+
+def _dealt(cards: Sequence[tuple[str, str]], slot: int, slots: int) -> tuple[tuple[str, str], ...]:
+    if slots == 1 or not cards:
+        return tuple(cards)
+    if slots > len(cards):
+        return (cards[slot % len(cards)],)
+    return tuple(cards[slot * len(cards) // slots : (slot + 1) * len(cards) // slots])
+
+
 class LocalExecutor:
-    """Runs on this machine. It does not queue: whoever submits counts the slots."""
+    """Runs on this machine. Whoever submits counts the slots; only runs that must have a share for themselves wait."""
 
     def __init__(
-        self, slots: int = 1, level: str | None = None, *, linger: float = LINGER, unsafe: bool = False
+        self,
+        slots: int = 1,
+        level: str | None = None,
+        *,
+        linger: float = LINGER,
+        unsafe: bool = False,
+        exclusive: bool = False,
+        given: Share | None = None,
     ) -> None:
-        """A level is forced; else the strongest that works, and `unsafe` says that this may be none at all."""
+        """A level is forced; else the strongest that works, and `unsafe` says that this may be none at all.
+
+        `exclusive`: a run has its share of cores and cards for itself while it is going. Not covered: what else this
+        machine is doing, the clock rate and the caches that cores have in common. `given` is the one share there is,
+        where somebody else has dealt it.
+        """
         self._slots, self._forced, self._linger, self._unsafe = slots, level, linger, unsafe
+        self._is_exclusive, self._given = exclusive, given
         self._level: str | None = None
         self._server: _Server | None = None
         self._mutex = threading.Lock()
         self._is_closed = False
+        cores, cards = sorted(os.sched_getaffinity(0)), sandbox.cards(os.environ.get("CUDA_VISIBLE_DEVICES"))
+        self._shares = [given] if given else shares(slots, exclusive=exclusive, cores=cores, cards=cards)
+        self._taken = [0] * len(self._shares)
+        self._queue: deque[tuple[Job, int, Future[Run]]] = deque()
 
     @property
     def slots(self) -> int:
@@ -80,17 +153,58 @@ class LocalExecutor:
 
     def submit(self, job: Job) -> Future[Run]:
         """Start a job in its folder, whose `out/`, log and result of an earlier attempt are cleared away first."""
-        order = Order(job, self.level, self._linger)
+        self.level  # noqa: B018 - found before anything is written
         job.folder.mkdir(parents=True, exist_ok=True)
         lock = take_lock(job.folder)
         if lock is None:
             raise StudyBusy(f"{job.folder} belongs to a run that has not ended; wait for it with recover()")
-        try:
-            _clear(job.folder)
-            order.write()
-            return self._start(job, lock)
-        finally:
-            os.close(lock)
+        future: Future[Run] = Future()
+        future.set_running_or_notify_cancel()
+        clear(job.folder)
+        with self._mutex:
+            self._queue.append((job, lock, future))
+        self._start_next(raises=True)
+        return future
+
+    def _start_next(self, *, raises: bool = False) -> None:
+        """Start what waits, as far as there are shares for it."""
+        while (ready := self._next()) is not None:
+            number, (job, lock, future) = ready
+            try:
+                started = self._begin(job, lock, self._shares[number])
+            except (NightlabError, OSError) as error:
+                self._release(number)
+                if raises:
+                    raise
+                future.set_exception(error)
+                continue
+            finally:
+                os.close(lock)
+            started.add_done_callback(partial(self._ended, number, future))
+
+    def _next(self) -> tuple[int, tuple[Job, int, Future[Run]]] | None:
+        with self._mutex:
+            number = self._taken.index(min(self._taken))
+            if not self._queue or (self._is_exclusive and self._taken[number]):
+                return None
+            self._taken[number] += 1
+            return number, self._queue.popleft()
+
+    def _release(self, number: int) -> None:
+        with self._mutex:
+            self._taken[number] -= 1
+
+    def _ended(self, number: int, future: Future[Run], done: Future[Run]) -> None:
+        self._release(number)
+        self._start_next()
+        future.set_result(done.result())
+
+    def _begin(self, job: Job, lock: int, share: Share) -> Future[Run]:
+        job = replace(job, env={**job.env, **share.env})
+        if share.machine:
+            (job.folder / "machine.json").write_text(json.dumps(share.machine), encoding="utf-8")
+        Order(job, self.level, self._linger, share.cores).write()
+        return self._start(job, lock)
 
     def _start(self, job: Job, lock: int) -> Future[Run]:
         with self._mutex:
@@ -108,8 +222,18 @@ class LocalExecutor:
 
     def kill(self, run_id: str) -> None:
         """End a run now; its tree is gone within a tenth of a second."""
+        self._forget(run_id)
         if self._server is not None:
             self._server.kill(run_id)
+
+    def _forget(self, run_id: str | None = None) -> None:
+        """End what waits for a share."""
+        with self._mutex:
+            gone = [one for one in self._queue if run_id in (one[0].id, None)]
+            self._queue = deque(one for one in self._queue if one not in gone)
+        for job, lock, future in gone:
+            os.close(lock)
+            future.set_result(Run(job.id, Outcome.KILLED, "killed before it had begun", job.folder))
 
     def recover(self, job: Job) -> Run | None:
         """What became of a job that an earlier lab submitted; waits while its shim lives."""
@@ -127,6 +251,7 @@ class LocalExecutor:
         with self._mutex:
             self._is_closed = True
             server, self._server = self._server, None
+        self._forget()
         if server is not None:
             server.close()
 
@@ -206,9 +331,9 @@ def _wait_for_lock(folder: Path) -> None:
             os.close(lock)
 
 
-def _clear(folder: Path) -> None:
+def clear(folder: Path) -> None:
     """Make `out/` anew, and forget an earlier attempt's result and log."""
-    for name in ("out", "home", "tmp", "result.json", "log", "session"):
+    for name in ("out", "home", "tmp", "result.json", "log", "session", "machine.json"):
         path = folder / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

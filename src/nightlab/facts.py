@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -11,8 +12,10 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from nightlab.values import Run
 from nightlab.workspace import Checkout, Entry, Tree, blob_id
 
+_MACHINE = "machine.json"
 _MOST_SAID = 32
 _LARGEST = 16 * 1024 * 1024
 _MOST_CURVES = 8
@@ -30,23 +33,44 @@ def machine() -> Mapping[str, Any]:
     return {"cpu": cpu[1].strip() if cpu else "unknown", "cores": len(os.sched_getaffinity(0)), "gpus": names}
 
 
+def note_machine(folder: Path, found: Mapping[str, Any]) -> None:
+    """Leave word in a run's folder of the machine, or the part of one, that it was given."""
+    (folder / _MACHINE).write_text(json.dumps(dict(found)), encoding="utf-8")
+
+
+def machine_of(folder: Path) -> Mapping[str, Any]:
+    """What a run was given: this machine, less where its executor has left word of another or of a part."""
+    try:
+        return {**machine(), **json.loads((folder / _MACHINE).read_bytes())}
+    except (OSError, ValueError, TypeError):  # none, or without a jail the run put something else there
+        return machine()
+
+
+def hardware_class(found: Mapping[str, Any]) -> str:
+    """What two runs must share before their times may be compared: the same cards, or as many cores of one kind."""
+    cards = " + ".join(sorted(found["gpus"]))
+    return cards or f"{found['cpu']}, {found['cores']} cores"
+
+
 def load() -> float:
     """How busy the machine is with everything: the last minute's load on each core; 1 is fully busy."""
     return round(os.getloadavg()[0] / (os.cpu_count() or 1), 2)
 
 
-def facts(log: str, tree: Tree, checkout: Checkout, *, busy: float) -> dict[str, Any]:
+def facts(run: Run, tree: Tree, checkout: Checkout, *, busy: float) -> dict[str, Any]:
     """What really ran: the tree as it began and as it ended ("same" where the run changed none of its files),
     the last numbers its log reports by name, the machine, and its load at the start.
 
     The numbers are the run's own words. Not seen at exit: files that it added.
     """
+    log, given = run.log(), machine_of(run.folder)
     return {
         "tree": tree.id,
         "tree_after": _after(tree, checkout),
         "said": said(log[-16384:]),
         "curves": curves(log[-262144:]),
-        "machine": machine(),
+        "machine": given,
+        "hardware": hardware_class(given),
         "load": busy,
     }
 

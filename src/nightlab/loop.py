@@ -221,7 +221,7 @@ class Loop:
         self._repeat_ahead()
         self._flush()
         awaited: set[Future[Any]] = {*self._flying, *self.search.futures}
-        if not awaited and (self.is_paused or self.search.may_think):
+        if not awaited and (self.is_paused or self.search.may_think or not self.slots.count):
             time.sleep(_TICK)
         wait(awaited, timeout=_TICK, return_when=FIRST_COMPLETED)
         for future in sorted((one for one in self._flying if one.done()), key=lambda one: self._flying[one].run):
@@ -456,6 +456,8 @@ class Loop:
             raise StudyStuck(
                 f"run {attempt.run} was lost {attempt.again + 1} times ({finding.run.reason}); see nightlab doctor"
             )
+        body = {"run": attempt.run, "reason": finding.run.reason}
+        self._write(Event("lost", attempt.token, body, attempt.experiment))
         self._queue.appendleft(replace(attempt, again=attempt.again + 1))
 
     def _tell_incumbent(self, attempt: Attempt, finding: Finding) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
+from inspect import signature
 from typing import Any, Literal
 
 from nightlab.errors import BadPlugin
+from nightlab.executor import Executor
 from nightlab.proposer import Proposer, walled
 
 Role = Literal["proposers", "executors", "evaluators", "policies"]
@@ -15,7 +18,12 @@ Role = Literal["proposers", "executors", "evaluators", "policies"]
 _ONE = {"proposers": "proposer", "executors": "executor", "evaluators": "evaluator", "policies": "policy"}
 _OURS: dict[str, dict[str, str]] = {
     "proposers": {"tuner": "nightlab.tuner:arms", "unchanged": "nightlab.proposer:Unchanged"},
-    "executors": {"local": "nightlab.executor:LocalExecutor", "live": "nightlab.live.executor:LiveExecutor"},
+    "executors": {
+        "local": "nightlab.executor:LocalExecutor",
+        "ray": "nightlab.executors.ray:RayExecutor",
+        "slurm": "nightlab.executors.slurm:SlurmExecutor",
+        "live": "nightlab.live.executor:LiveExecutor",
+    },
     "evaluators": {
         "printed": "nightlab.evaluator:Printed",
         "artifact": "nightlab.evaluator:Artifact",
@@ -66,6 +74,25 @@ def proposers(name: str) -> list[Proposer]:
             raise BadPlugin(
                 f"{name!r} made {one!r}, which is no proposer: it needs name, propose(context), learn(experiment)"
             )
+    return found
+
+
+def executor(name: str, settings: Mapping[str, Any], options: Mapping[str, Any]) -> Executor:
+    """The executor behind a name: given those of the lab's settings that it takes, and every option of the user's.
+
+    Raises BadPlugin where it does not take one of these, or is none.
+    """
+    make = load("executors", name)
+    try:
+        takes = signature(make).parameters
+    except (TypeError, ValueError) as error:
+        raise BadPlugin(f"{name!r} makes no executor: {error}") from error
+    if others := [option for option in options if option not in takes]:
+        known = [f"--{one}" for one in ("address", "partition", "cores", "gpus") if one in takes] or ["none of them"]
+        raise BadPlugin(f"executor {name!r} takes no --{others[0]}; of these options it takes {', '.join(known)}")
+    found = make(**{key: value for key, value in settings.items() if key in takes}, **options)
+    if not isinstance(found, Executor):
+        raise BadPlugin(f"{name!r} made {found!r}, which is no executor: see docs/recipes/executor.md")
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nightlab.errors import StudyStuck
@@ -16,6 +16,7 @@ from nightlab.values import Files, Outcome
 from nightlab.workspace import Tree
 
 _TICK = 0.25
+_MOST_LOST = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +39,26 @@ def run_all(slots: Slots, wishes: Sequence[Wish], ledger: Ledger, *, may_fail: b
 
     Raises StudyStuck when somebody asks the study to stop, or a run gives no number where it must.
     """
-    left, flying = list(wishes)[::-1], dict[Future[Finding], Attempt]()
-    found: dict[str, Finding] = {}
+    left, flying = list(wishes)[::-1], dict[Future[Finding], Wish]()
+    found, is_stopping = dict[str, Finding](), False
     while left or flying:
         if "stop" in (verb for verb, _ in ledger.wishes("stop", "pause", "resume")):
             slots.kill()
+            is_stopping = True
             if not flying:
                 raise StudyStuck(_stopped(left[-1].attempt.purpose))
         while left and len(flying) < slots.count and not ledger.is_paused():
             one = left.pop()
-            flying[slots.start(one.attempt, one.tree, one.texts)] = one.attempt
+            flying[slots.start(one.attempt, one.tree, one.texts)] = one
         if not flying:  # paused
             time.sleep(_TICK)
         for future in wait(flying, timeout=_TICK, return_when=FIRST_COMPLETED)[0]:
-            attempt, finding = flying.pop(future), future.result()
+            one, finding = flying.pop(future), future.result()
+            attempt = one.attempt
+            is_lost = finding.run.outcome is Outcome.KILLED and not is_stopping
+            if is_lost and attempt.again < _MOST_LOST:  # with its machine: that says nothing about the tree
+                left.append(replace(one, attempt=replace(attempt, again=attempt.again + 1)))
+                continue
             if finding.run.outcome is Outcome.KILLED or (finding.measurement is None and not may_fail):
                 raise StudyStuck(_failed(attempt, finding))
             found[attempt.run] = finding

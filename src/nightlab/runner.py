@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from nightlab import facts
 from nightlab.errors import BadTask, Invalid, StudyStuck, Unscored
 from nightlab.evaluator import Evaluator, command_line
-from nightlab.executor import Executor
+from nightlab.executor import THREADS, Executor
 from nightlab.sandbox import standard_libraries
 from nightlab.task import Task
 from nightlab.values import Cost, Files, Job, Limits, Measurement, Outcome, Run, derived_seed
@@ -27,6 +27,7 @@ from nightlab.workspace import Checkout, Repository, Tree, free_bytes, remove
 Purpose = Literal["candidate", "incumbent", "repeat", "audit", "prune", "transfer"]
 _LEAST_FREE = 100 * 1024 * 1024
 _MEASURED = "measured"
+_MOST_SLOTS = 4096
 _TELLING = 0.5  # seconds of the baseline above which its time tells something about work
 _SLACK = 0.2  # seconds: what an interpreter's start varies by
 
@@ -113,9 +114,9 @@ class Runner:
     _baseline: list[Cost] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        count = self.executor.slots
-        self._idle = [Checkout(self.home / "worktrees" / f"slot-{n}", self.repository) for n in reversed(range(count))]
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="slot")
+        self._idle: list[Checkout] = []
+        self._made = 0
+        self._pool = ThreadPoolExecutor(_MOST_SLOTS, thread_name_prefix="slot")  # a thread comes when none is idle
         self._running: set[str] = set()
         self._argv = command_line(self.task.task.run, folder=self.repository.root)
         self._hidden = hidden(self.task.judge.hide, self._argv[0]) if self.task.judge else ()
@@ -139,9 +140,16 @@ class Runner:
 
     def _begin(self, attempt: Attempt, tree: Tree, texts: Files, *, adopting: bool) -> Future[Finding]:
         self._need_space()
-        checkout = self._idle.pop()
+        checkout = self._checkout()
         self._running.add(attempt.run)
         return self._pool.submit(self._occupy, checkout, attempt, tree, texts, adopting)
+
+    def _checkout(self) -> Checkout:
+        """A tree that nobody works in; slots may have come since."""
+        if self._idle:
+            return self._idle.pop()
+        self._made += 1
+        return Checkout(self.home / "worktrees" / f"slot-{self._made - 1}", self.repository)
 
     def _need_space(self) -> None:
         if free_bytes(self.home) < _LEAST_FREE:
@@ -172,8 +180,7 @@ class Runner:
             job = self.evaluator.prepare(job, seed=attempt.seed, budget=self._amount(attempt))
             run = self.executor.submit(job).result()
         run = self._held_to_its_budget(attempt, run)
-        log = run.log()
-        found = Finding(attempt, run, tail=log[-2000:], facts=facts.facts(log, tree, checkout, busy=busy))
+        found = Finding(attempt, run, tail=run.log()[-2000:], facts=facts.facts(run, tree, checkout, busy=busy))
         if run.outcome is not Outcome.FINISHED:
             self._blame(checkout, run)
             return found
@@ -234,7 +241,7 @@ class Runner:
         return self._baseline
 
     def _job(self, attempt: Attempt, tree: Path) -> Job:
-        threads = str(max(1, len(os.sched_getaffinity(0)) // self.executor.slots))
+        threads = str(max(1, len(os.sched_getaffinity(0)) // max(1, self.executor.slots)))
         budget, rung = self._amount(attempt), self.task.scale.get(attempt.rung)
         baseline = [] if rung else self._baseline  # how long a larger rung takes, nobody has seen
         return Job(
@@ -247,7 +254,7 @@ class Runner:
                 "NIGHTLAB_SEED": str(attempt.seed),
                 **({} if budget is None else {"NIGHTLAB_BUDGET": f"{budget:.17g}"}),
                 **({"NIGHTLAB_RUNG": attempt.rung} if attempt.rung else {}),
-                **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads),
+                **dict.fromkeys(THREADS, threads),
                 **{name: os.environ[name] for name in self.task.task.env if name in os.environ},
             },
             limits=limits(self.task, baseline, is_candidate=attempt.purpose == "candidate"),

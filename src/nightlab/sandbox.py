@@ -23,6 +23,7 @@ from contextlib import suppress
 from functools import cache
 from glob import escape, glob
 from hashlib import blake2b
+from itertools import takewhile
 from pathlib import Path
 
 from nightlab import landlock
@@ -521,6 +522,24 @@ def gpus(assigned: str | None, root: Path = Path("/")) -> tuple[tuple[str, ...],
     own = {f"/dev/nvidia{minor}" for _, minor in mine}
     shared = [node for node in nodes if mine and not node.removeprefix("/dev/nvidia").isdigit()]
     return tuple(node for node in nodes if node in own or node in shared), ",".join(name for name, _ in mine)
+
+
+def cards(assigned: str | None, root: Path = Path("/")) -> list[tuple[str, str]]:
+    """The lasting name and the model of each GPU that CUDA_VISIBLE_DEVICES assigns, or of all; no parts of cards."""
+    texts = [text.read_text() for text in sorted(root.glob("proc/driver/nvidia/gpus/*/information"))]
+    found = [(_card(text)[0], _model(text)) for text in texts]
+    if assigned is None:
+        return found
+    chosen = [
+        next((n for n, (name, _) in enumerate(found) if _is_called(one.strip(), n, name)), None)
+        for one in assigned.split(",")
+    ]
+    return [] if "MIG" in assigned else [found[n] for n in takewhile(lambda n: n is not None, chosen) if n is not None]
+
+
+def _model(text: str) -> str:
+    lines = dict(line.partition(":")[::2] for line in text.splitlines())
+    return lines.get("Model", "").strip()
 
 
 def _card(text: str) -> tuple[str, str]:

@@ -45,13 +45,15 @@ class Order:
     job: Job
     level: str
     linger: float = LINGER
+    cores: tuple[int, ...] = ()
+    """Cores it has for itself; none: whichever are free."""
 
     def write(self) -> None:
         """Leave it in the job's folder for the shim."""
         path = self.job.folder / "job.json"
         path.unlink(missing_ok=True)
         job = replace(self.job, env=dict(self.job.env), mounts=dict(self.job.mounts))
-        words = asdict(job) | {"level": self.level, "linger": self.linger}
+        words = asdict(job) | {"level": self.level, "linger": self.linger, "cores": self.cores}
         with open(path, "x", encoding="ascii") as file:
             json.dump(words, file, default=_plain)
 
@@ -74,7 +76,7 @@ class Order:
             relay=Path(words["relay"]) if words["relay"] else None,
             keeps_tree=words["keeps_tree"],
         )
-        return cls(job, words["level"], words["linger"])
+        return cls(job, words["level"], words["linger"], tuple(words["cores"]))
 
 
 def _plain(value: Any) -> str:
@@ -200,6 +202,8 @@ def run(plan: Plan, *, life: int | None = None) -> None:
     `life` is a socket whose other end the lab holds: it hangs up when the lab has died.
     """
     order, job = plan.order, plan.order.job
+    if order.cores:
+        os.sched_setaffinity(0, order.cores)  # what we start has them too
     log = Log(job.folder / "log")
     if plan.command is None:
         result = Result(job.token, Outcome.CRASHED, plan.trouble, order.level)

@@ -16,7 +16,7 @@ from nightlab.audit import Auditor
 from nightlab.decide import Policy
 from nightlab.errors import BadTask, NightlabError, NotFound
 from nightlab.evaluator import Artifact, Evaluator, Predictions, Printed, command_line
-from nightlab.executor import LocalExecutor
+from nightlab.executor import Executor
 from nightlab.judge import Judge, Part
 from nightlab.ledger import Event, Ledger
 from nightlab.lineage import Lineage
@@ -34,7 +34,7 @@ from nightlab.values import Cost
 from nightlab.workspace import Checkout, patched, touched
 
 if TYPE_CHECKING:
-    from nightlab.live.executor import LiveExecutor
+    pass
 
 Watch = Callable[[Loop], AbstractContextManager[object]]
 """What people have around a running loop: a view of it, and Ctrl-C in hand."""
@@ -96,12 +96,15 @@ class Study:
         slots: int = 1,
         jail: str | None = None,
         unsafe: bool = False,
+        executor: str = "local",
+        options: Mapping[str, Any] | None = None,
         approve: bool = False,
         explore: bool = False,
     ) -> None:
         """Open the study at a place, or start it from HEAD. The caller holds it (`held`).
 
-        The strongest jail there is unless one is forced; `unsafe` allows none, and a weaker one than at the start.
+        Runs happen where the executor of this name has them, with these options of its own. In the strongest jail there
+        is unless one is forced; `unsafe` allows none, and a weaker one than at the start.
         Of a live study: `approve` shows nothing to visitors before a human said so, `explore` begins it although its
         traffic is too small to tell what it looks for.
         """
@@ -110,6 +113,7 @@ class Study:
         self.task = load_task(place)
         self.ledger = _opened(place)
         self._slots, self._jail, self._unsafe = slots, jail, unsafe
+        self._executor, self._options = executor, options or {}
         self._approve, self._explore = approve, explore
         known = self.ledger.study()
         self.is_new = known is None
@@ -127,7 +131,7 @@ class Study:
             self._checked(known) if known else self._start(seed or 0, policy or ("serve" if self.task.live else "race"))
         )
         self.ledger.wishes("stop", "pause", "resume")  # they were for the lab before
-        session = {"slots": slots, "jail": self.executor.level}
+        session = {"slots": slots, "jail": self.executor.level, "executor": executor}
         self.ledger.append(Event("began", str(self.ledger.count("began")), session))
 
     def _checked(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -176,14 +180,16 @@ class Study:
             require_power(live.rate, live.effect, live.visitors_a_day, holdout=live.holdout, explore=self._explore)
 
     @cached_property
-    def executor(self) -> LocalExecutor | LiveExecutor:
-        """Where runs happen."""
+    def executor(self) -> Executor:
+        """Where runs happen. One that is timed by the clock has its cores and its GPU for itself."""
         if self.task.live is not None:
             from nightlab.live import opening
 
             seed = int((self.ledger.study() or {})["seed"])
             return opening.executor(self.place, self.task, slots=self._slots, seed=seed, approve=self._approve)
-        return LocalExecutor(self._slots, self._jail, unsafe=self._unsafe)
+        settings = {"slots": self._slots, "level": self._jail, "unsafe": self._unsafe}
+        settings |= {"exclusive": self.task.budget.kind == "wall"}
+        return plugins.executor(self._executor, settings, self._options)
 
     @cached_property
     def runner(self) -> Runner:
@@ -261,7 +267,7 @@ class Study:
         from nightlab.live import holdout, opening
 
         best = self._lineage().repair().number
-        found = opening.lifts(self.executor.store, self.task.live) if self.task.live else None  # type: ignore[union-attr]
+        found = opening.lifts(self.executor.store, self.task.live) if self.task.live else None  # type: ignore[attr-defined]
         if found is None or found.champion != best or found.holdout is None or not self._lineage().keeps():
             return
         say(f"Looking back: {found.words()}.")
@@ -361,7 +367,7 @@ class Study:
         if self.task.live is not None:
             from nightlab.live import opening
 
-            return [*opening.said(self.executor.store, self.task.live), *self._seen]  # type: ignore[union-attr]
+            return [*opening.said(self.executor.store, self.task.live), *self._seen]  # type: ignore[attr-defined]
         return self._seen
 
     def _instructions(self) -> str:

@@ -188,6 +188,8 @@ class Live(_Section):
     """What is known of a visitor and may be told apart: device, audience, country."""
     guardrails: tuple[str, ...] = Field(default=(), strict=False)
     """Events that must not become more frequent: unsubscribe, complaint."""
+    hosts: tuple[str, ...] = Field(default=(), strict=False)
+    """Where links in a mail may lead; the service sends nobody anywhere else."""
 
 
 class Task(_Section):

@@ -167,7 +167,20 @@ def test_layers_of_one_store_know_nothing_of_each_other(store: Store, where: str
         assert store.assigned([unit(1)]) == {}
         assert store.apart() == {}
         assert mail.apart() == {"bot": 3}
-        assert (mail.is_suppressed(unit(7)), store.is_suppressed(unit(7))) == (True, False)
+        assert mail.is_suppressed(unit(7))
+        assert store.is_suppressed(unit(7))  # but for who wants no more mail: whatever it is about
+        assert not store.is_suppressed(unit(8))
+
+
+def test_a_mail_is_begun_once_unless_it_was_put_off(store: Store, where: str) -> None:
+    with closing(open_store(where)) as other:
+        assert [one.begin_send("spring", unit(1)) for one in (store, other)] == [True, False]
+        store.settle_send("spring", unit(1), "deferred")
+        assert [one.begin_send("spring", unit(1)) for one in (store, other)] == [True, False]
+        store.settle_send("spring", unit(1), "taken")
+        assert not other.begin_send("spring", unit(1))
+        assert other.begin_send("summer", unit(1))
+        assert other.sends("spring") == {unit(1): "taken"}
 
 
 def test_a_batch_that_fails_leaves_nothing(store: Store) -> None:

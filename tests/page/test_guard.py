@@ -169,10 +169,11 @@ def test_on_a_network_nothing_is_read_without_the_token(place: Place) -> None:
         answers += [
             page.get("/s/main/?token=wrong"),
             page.get("/s/main/?token=%C3%A9"),
-            page.get("/", cookie="x=\x7f;;"),
         ]
+        odd = page.get("/", cookie="x=\x7f;;")
         written = page.ask("pause")
 
+    assert odd.status_code in (400, 401), "one parser of requests refuses such a cookie before we are asked"
     assert {one.status_code for one in answers} == {401}
     assert not any("main" in one.text for one in answers)
     assert written.status_code == 401

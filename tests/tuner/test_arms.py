@@ -63,8 +63,8 @@ def studied(text: str, seeds: list[int]) -> Iterator[Experiment]:
     yield from told
 
 
-def test_the_arms_are_six_proposers_with_names() -> None:
-    names = ["constants", "catalogue", "delete", "pairs", "waves", "asked"]
+def test_the_arms_are_seven_proposers_with_names() -> None:
+    names = ["constants", "catalogue", "delete", "pairs", "waves", "asked", "copy"]
     assert [arm.name for arm in arms()] == [f"tuner.{name}" for name in names]
     assert all(isinstance(arm, Proposer) for arm in arms())
 
@@ -113,9 +113,11 @@ def test_no_tree_is_proposed_that_was_tried(text: str) -> None:
 
 
 def test_an_arm_with_nothing_left_says_so() -> None:
-    assert [arm.propose(context(MLP, was_tried=lambda _: True)) for arm in arms()] == [None] * 6
-    assert [arm.propose(context("x = = 1\n")) for arm in arms()] == [None] * 6
-    assert [arm.propose(Context({"prompt.txt": "LR = 0.1"}, "m", "lower", 0, 1)) for arm in arms()] == [None] * 6
+    none = [None] * len(arms())
+
+    assert [arm.propose(context(MLP, was_tried=lambda _: True)) for arm in arms()] == none
+    assert [arm.propose(context("x = = 1\n")) for arm in arms()] == none
+    assert [arm.propose(Context({"prompt.txt": "LR = 0.1"}, "m", "lower", 0, 1)) for arm in arms()] == none
 
 
 def test_comments_and_the_lines_around_a_change_stay() -> None:

@@ -2,6 +2,7 @@
 
 from nightlab.cli import (
     bench,
+    channels,
     control,
     finish,
     folder,
@@ -21,6 +22,7 @@ from nightlab.cli.base import app, main
 __all__ = [
     "app",
     "bench",
+    "channels",
     "control",
     "finish",
     "folder",

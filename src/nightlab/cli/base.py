@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -97,12 +97,14 @@ def place_of(name: str) -> Place:
 @contextmanager
 def open_study(
     name: str,
-    *,
     seed: int | None = None,
     policy: str | None = None,
     workers: int = 1,
+    *,
     must_exist: bool = False,
     unsafe: bool = False,
+    executor: str = "local",
+    options: Mapping[str, Any] | None = None,
     approve: bool = False,
     explore: bool = False,
 ) -> Iterator[Study]:
@@ -114,7 +116,8 @@ def open_study(
     if must_exist:
         place.read().close()
     with held(place):
-        study = Study(place, seed=seed, policy=policy, slots=workers, unsafe=unsafe, approve=approve, explore=explore)
+        where: dict[str, Any] = {"executor": executor, "options": options, "approve": approve, "explore": explore}
+        study = Study(place, seed=seed, policy=policy, slots=workers, unsafe=unsafe, **where)
         try:
             yield study
         finally:

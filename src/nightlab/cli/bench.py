@@ -50,6 +50,37 @@ def scale(
 
 
 @bench_app.command()
+def slots(
+    experiments: Annotated[int, typer.Option(min=4, help="How many, of each kind and on each side.")] = 20,
+    run: Annotated[float, typer.Option(min=0.1, help="Seconds of one run.")] = 1.0,
+    slots: Annotated[int, typer.Option(min=2, help="How many slots against one.")] = 2,
+    executor: Annotated[
+        str | None, typer.Option(help="Instead: what this executor adds to a run over the local one.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Its Ray cluster.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Real slots against one, on runs that sleep and runs that compute; or what another executor costs."""
+    from nightlab import slotsbench
+
+    if executor is not None:
+        costs = slotsbench.executor(executor, experiments, options={"address": address} if address else {})
+        print_json(costs) if as_json else print(
+            f"{executor}: {costs['ms']:.1f} ms an instant run, {costs['local_ms']:.1f} here; {costs['added_ms']:.1f} "
+            f"added (median of {costs['runs']}, in turns, jail {costs['jail']}); a worker's death is seen in "
+            f"{costs['noticed_s']:.2f} s, {costs['noticed_s_most']:.2f} at most"
+        )
+        return
+    found = slotsbench.slots(experiments, seconds=run, slots=slots)
+    print_json(found) if as_json else print(
+        f"{slots} slots do {found['sleeping']:.2f} times one slot's experiments where runs sleep {run:g} s "
+        f"({found['sleeping_per_hour']:.0f} an hour; the bare script {found['sleeping_bare']:.2f} times), "
+        f"{found['busy']:.2f} times where they compute ({found['busy_per_hour']:.0f} an hour; the bare script "
+        f"{found['busy_bare']:.2f} times)"
+    )
+
+
+@bench_app.command()
 def pipeline(
     experiments: Annotated[int, typer.Option(min=3, help="How many.")] = 50,
     run: Annotated[float, typer.Option(min=0.1, help="Seconds of one run.")] = 2.0,
@@ -212,6 +243,49 @@ def page_(
 
     found = page(experiments, pages=pages)
     print_json(found) if as_json else print("\n".join(lines(found)))
+
+
+@bench_app.command("peers")
+def peers_(
+    cache: Annotated[
+        Path,
+        typer.Option(metavar="FOLDER", help="Where each system gets an environment of its own, and results are kept."),
+    ] = Path(".peers"),
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="grid, alone, constants, bank, faults; may be given again; all unless said."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="SYSTEM", help="nightlab, openevolve, shinka, gepa; all unless said.")
+    ] = None,
+    experiments: Annotated[int, typer.Option(min=5, help="How many each system makes in grid and alone.")] = 60,
+    seeds: Annotated[int, typer.Option(min=1, help="Searches of each method for constants.")] = 8,
+    banks: Annotated[int, typer.Option(min=1, help="Banks of edits that are replayed.")] = 3,
+    write: Annotated[Path | None, typer.Option(metavar="FILE", help="Put the tables into this page.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The same work to OpenEvolve, ShinkaEvolve, GEPA and Optuna, each installed by pip (1 GB): about two hours."""
+    from nightlab.peersbench import page
+    from nightlab.peersbench.play import PARTS, found, play
+    from nightlab.peersbench.work import SYSTEMS
+
+    for wanted, known in ((part, PARTS), (only, SYSTEMS)):
+        if wrong := [one for one in wanted or () if one not in known]:
+            raise BadTask(f"there is no {wrong[0]!r}; write {', '.join(known)}")
+    say = (lambda _: None) if as_json else print
+    results = play(
+        cache.resolve(),
+        parts=part or PARTS,
+        only=only or SYSTEMS,
+        experiments=experiments,
+        seeds=seeds,
+        banks=banks,
+        say=say,
+    )
+    text = page.markdown(results, found(cache))
+    if write is not None:
+        page.put(write, text)
+    print_json(results) if as_json else print(text)
 
 
 @bench_app.command("live")

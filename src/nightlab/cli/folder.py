@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from nightlab.cli.base import Json, app, print_json
+from nightlab.cli.base import Json, app, print_json, seconds
+from nightlab.errors import BadTask
 
 
 @app.command()
@@ -24,12 +25,30 @@ def init(
     agents: Annotated[
         bool, typer.Option("--agents", help="Write the instructions that agents in a session here read; keeps yours.")
     ] = False,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="DIR", help="Another system's task (OpenEvolve, ShinkaEvolve, GEPA), made ours."
+        ),
+    ] = None,
+    form: Annotated[str | None, typer.Option(help="With --from: openevolve, shinka or gepa.")] = None,
+    program: Annotated[str | None, typer.Option(help="With --from: the file to begin with.")] = None,
+    evaluator: Annotated[
+        str | None, typer.Option(metavar="FILE[:FUNCTION]", help="With --from: what evaluates.")
+    ] = None,
+    timeout: Annotated[str, typer.Option(help="With --from: how long one evaluation may take.")] = "5m",
     as_json: Json = False,
 ) -> None:
-    """Make this folder a task: from a template, or from the script that is here."""
+    """Make this folder a task: from a template, from the script that is here, or from another system's task."""
     from nightlab import tasks
 
-    if template is not None:
+    if source is not None:
+        from nightlab.foreign.laying import Wanted, lay
+
+        _refuse_mixtures(template=template, run=run, editable=editable)
+        wanted = Wanted(source, form, program, evaluator, metric, direction, seconds(timeout))
+        written = lay(Path.cwd(), wanted, typer.prompt if sys.stdin.isatty() and not as_json else None)
+    elif template is not None:
         written = tasks.write(template, Path.cwd())
     elif agents and _is_task(Path.cwd()):
         written = []
@@ -45,6 +64,12 @@ def init(
         return
     print("wrote " + ", ".join(written) if written else "nothing had to be written")
     print("next: git add -A && git commit -m 'a task for Nightlab', then: nightlab check, nightlab run")
+
+
+def _refuse_mixtures(**others: object) -> None:
+    for name, value in others.items():
+        if value:
+            raise BadTask(f"--from makes a task of its own: leave out {name}, or leave out --from")
 
 
 def _is_task(folder: Path) -> bool:

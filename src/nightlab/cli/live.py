@@ -64,14 +64,17 @@ def serve(
     from nightlab.dashboard.page.server import listen
     from nightlab.live.service import Setting
     from nightlab.live.serving import serve as run
+    from nightlab.task import load
 
     place = place_of(study)
+    live = load(place.root).live
     setting = Setting(
         store_at(place, store),
         secret_of(place, secret),
         layer=place.name,
         page=_page(place),
         origins=frozenset(one.rstrip("/") for one in origin or []),
+        hosts=frozenset(live.hosts if live else ()),
         behind_proxy=behind_proxy,
     )
     sock = listen(host, port)

@@ -50,6 +50,13 @@ Replay = Annotated[
 LooksBack = Annotated[
     bool, typer.Option("--audit/--no-audit", help="Prune, audit and try larger rungs at checkpoints and the end.")
 ]
+Executor = Annotated[
+    str, typer.Option(help="Where runs happen: local, ray, slurm, module:attribute. See docs/cluster.md.")
+]
+Address = Annotated[str | None, typer.Option(help="The Ray cluster to use; one on this machine unless said.")]
+Partition = Annotated[str | None, typer.Option(help="The Slurm partition to use.")]
+Cores = Annotated[int | None, typer.Option(min=1, help="Cores of each run, on a cluster (1).")]
+Gpus = Annotated[int | None, typer.Option(min=0, help="Whole GPUs of each run, on a cluster.")]
 
 
 @app.command()
@@ -114,6 +121,11 @@ def run(
     approve: Annotated[bool, typer.Option("--approve", help="Live: show nothing before a human approved it.")] = False,
     explore: Annotated[bool, typer.Option("--explore", help="Live: begin although the traffic is too small.")] = False,
     audit: LooksBack = True,
+    executor: Executor = "local",
+    address: Address = None,
+    partition: Partition = None,
+    cores: Cores = None,
+    gpus: Gpus = None,
     unsafe: Unsafe = False,
     notify: Notify = None,
     notify_when: NotifyWhen = "end",
@@ -129,24 +141,32 @@ def run(
     _check_numbers(max_cost, target, agent_time)
     stop = Stop(experiments, None if for_ is None else seconds(for_), target, None, max_cost, max_tokens, plateau)
     limits = {"money": max_cost, "tokens": max_tokens, "drafts": drafts, "seconds": seconds(agent_time)}
+    where = _where(executor, address=address, partition=partition, cores=cores, gpus=gpus)
     with (
         _crew(agent or ["tuner"], say=speaker(as_json), replay=replay, **limits) as crew,
-        open_study(
-            study, seed=seed, policy=policy, workers=workers, unsafe=unsafe, approve=approve, explore=explore
-        ) as opened,
+        open_study(study, seed, policy, workers, unsafe=unsafe, approve=approve, explore=explore, **where) as opened,
         beside(opened.place, speaker(as_json)),
         _taking_part(opened, swarm, speaker(as_json)),
     ):
-        if not as_json:
-            _say_what_is_left_out(opened)
+        _say_what_is_left_out(opened, speaker(as_json))
         _write_caps(opened, money=max_cost, tokens=max_tokens, experiments=experiments, seconds=stop.seconds)
         reason = _search(opened, crew, stop, is_quiet=as_json, looks_back=audit)
+    _take_leave(study, reason, as_json)
+
+
+def _take_leave(study: str, reason: str, as_json: bool) -> None:
+    """The report, left beside the ledger and printed."""
     left = leave_report(study)
     if as_json:
         print_json(status_of(study) | {"stopped": reason})
-    else:
-        print_report(study)
-        print(left)
+        return
+    print_report(study)
+    print(left)
+
+
+def _where(executor: str, **options: str | int | None) -> dict[str, Any]:
+    """Where runs happen, with the options that were given."""
+    return {"executor": executor, "options": {name: value for name, value in options.items() if value is not None}}
 
 
 @contextmanager
@@ -252,10 +272,10 @@ def _check_numbers(max_cost: float | None, target: float | None, agent_time: str
         raise BadTask("--agent-time 0 leaves no time for an idea; write for example 15m")
 
 
-def _say_what_is_left_out(study: Study) -> None:
+def _say_what_is_left_out(study: Study, say: Callable[[str], None]) -> None:
     if study.is_new and (left := study.place.repository.left_out()):
         shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
-        print(f"the study starts from HEAD and leaves out what is not committed: {shown}")
+        say(f"the study starts from HEAD and leaves out what is not committed: {shown}")
 
 
 def _write_caps(study: Study, **caps: float | None) -> None:

@@ -40,7 +40,7 @@ Seed = Annotated[int, typer.Option(help="Where all chance comes from.")]
 
 
 @contextmanager
-def _opened(study: str) -> Iterator[tuple[Place, Live, Store]]:
+def opened(study: str) -> Iterator[tuple[Place, Live, Store]]:
     """A study's live side, whether or not a lab runs."""
     from nightlab import task
     from nightlab.live.opening import store_of
@@ -67,7 +67,7 @@ def deploy(
     from nightlab import task
     from nightlab.live.deploying import checked, show_start
 
-    with _opened(study) as (place, _, store):
+    with opened(study) as (place, _, store):
         found = task.load(place.root)
         copy = checked(place.root, found)
         words = "page and brand have nothing against it"
@@ -82,7 +82,7 @@ def results(study: StudyName = "main", as_json: Json = False) -> None:
     from nightlab.live import reading
     from nightlab.live.clock import clock
 
-    with _opened(study) as (_, live, store):
+    with opened(study) as (_, live, store):
         told = reading.results(store, live, now=clock()())
     print_json(told) if as_json else print("\n".join(map(harmless, reading.lines(told))))
 
@@ -98,7 +98,7 @@ def insights(
     from nightlab.live.clock import clock
     from nightlab.live.comparison import Snapshot
 
-    with _opened(study) as (_, live, store):
+    with opened(study) as (_, live, store):
         found = claimed(store, Snapshot.of(store, live.outcome), live, now=clock()(), query=query)
     if as_json:
         print_json([one.told() for one in found])
@@ -142,7 +142,7 @@ def rollback(
     from nightlab import control
     from nightlab.live.rollback import roll_back
 
-    with _opened(study) as (place, _, store):
+    with opened(study) as (place, _, store):
         taken, split = roll_back(store, number)
     with suppress(BadTask, NotFound):  # no study stands behind it, or it was decided against already
         control.ask(place, "veto", number=taken)
@@ -169,7 +169,10 @@ def visitors(
     if not key:
         raise BadTask(f"{_KEY} is not set; nightlab live serve says the key")
     end = time.monotonic() + seconds(for_)
-    with Load(url, key, people(), clock=clock(), seed=seed, visitors_a_day=a_day) as load, suppress(KeyboardInterrupt):
+    with (
+        Load(url, key, people(), clock=clock(), seed=seed, visitors_a_day=a_day) as load,
+        suppress(KeyboardInterrupt),
+    ):
         while time.monotonic() < end and load.trouble is None:
             time.sleep(0.1)
     if load.trouble:
@@ -234,7 +237,7 @@ def _show(study: Study, experiments: int, search: float, rest: float, say: Any, 
     say(f"stopped: {reason}; now the champion alone, beside those held out, for {rest:.0f} s")
     time.sleep(rest)
     study.finish(say)
-    live, store = study.task.live, study.executor.store  # type: ignore[union-attr]
+    live, store = study.task.live, study.executor.store  # type: ignore[attr-defined]
     assert live is not None
     now = clock()()
     told, known = reading.results(store, live, now=now), truth.truth(store, live, people(), now=now)

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from nightlab.errors import BadTask, Invalid
-from nightlab.live import brand
+from nightlab.live import brand, mail
 from nightlab.live.rendering import Copy, copy_of, unfit
 from nightlab.live.store import Arm, Store
 from nightlab.task import Task
@@ -18,7 +18,8 @@ def checked(root: Path, task: Task) -> Copy:
     page = read(root / task.task.run)
     paths = [path for path in sorted(root.rglob("*.toml")) if task.is_editable(str(path.relative_to(root)))]
     copy = {slot: text for path in paths for slot, text in copy_of(read(path)).items()}
-    if trouble := unfit(page, copy):
+    is_mail = task.live is not None and task.live.channel == "mail"
+    if trouble := unfit(page, copy) or (mail.unfit(copy) if is_mail else None):
         raise Invalid(trouble)
     rules = root / brand.FILE
     if rules.is_file() and (broken := brand.parse(read(rules)).problems(copy)):

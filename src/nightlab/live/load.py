@@ -92,7 +92,7 @@ class Load:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._come, name="load", daemon=True)
         self.tally = Tally()
-        self.trouble: Exception | None = None
+        self.trouble: ValueError | None = None
 
     def __enter__(self) -> Load:
         self._thread.start()
@@ -110,7 +110,11 @@ class Load:
             if self._a_day is not None and self.tally.shown > days * self._a_day:
                 self._over.wait(0.01)
                 continue
-            visit(self._line, list(self._crowd.come(self._seed, BATCH, first=self.tally.shown)), self)
+            try:
+                visit(self._line, list(self._crowd.come(self._seed, BATCH, first=self.tally.shown)), self)
+            except ValueError as error:  # turned away for good: whoever opened the street is told
+                self.trouble = error
+                return
             self.tally.again = self._line.again
 
     # What a batch needs to know

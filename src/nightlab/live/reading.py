@@ -8,6 +8,7 @@ from typing import Any
 
 from nightlab import task
 from nightlab.live import claims, labels
+from nightlab.live.adapters import files
 from nightlab.live.clock import clock
 from nightlab.live.comparison import Snapshot, lifts
 from nightlab.live.holdout import Three, three
@@ -36,6 +37,7 @@ def results(store: Store, live: Live, *, now: float) -> dict[str, Any]:
         "questions": {"asked": len(asked), "open": sum(one.ended is None for one in asked)},
         "lift": None if found is None else lift(found),
         "apart": store.apart(),
+        "observed": files.observed(store),
         "is_calibrated": is_calibrated(known.lifts, live.effect),
     }
 
@@ -116,6 +118,7 @@ def lines(told: dict[str, Any]) -> list[str]:
     said += [one["words"] for one in told["claims"]] or ["no claim stands yet"]
     if told["lift"]:
         said.append(told["lift"]["words"])
+    said += files.lines(told["observed"])
     apart = ", ".join(f"{count} {reason}" for reason, count in told["apart"].items())
     return [*said, f"counted apart: {apart}"] if apart else said
 

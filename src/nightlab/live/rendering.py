@@ -60,6 +60,11 @@ def rendered(page: str, copy: Copy) -> str:
     return _SLOT.sub(lambda found: escape(copy[found[1]], quote=True), page)
 
 
+def filled(words: str, copy: Copy) -> str:
+    """Plain text with every slot filled; no markup is read there, so nothing is escaped."""
+    return _SLOT.sub(lambda found: copy[found[1]], words)
+
+
 def unfit(page: str, copy: Copy) -> str | None:
     """Why this copy cannot be put into this page; None where it can."""
     wanted = slots(page)

@@ -5,6 +5,8 @@ POST /v1/assign       {token?, consent}                           -> {arm, copy,
      with the key     {unit} or {units: [...]}                    -> {assignments: [{arm, token}], copies: {arm: copy}}
 POST /v1/expose       {token, segment?, at?, consent} or {exposures: [...]}     -> {token} or {tokens}: it was rendered
 POST /v1/event        {token | unit, id, name, value?, at?, consent} or {events: [...]}   -> {accepted}
+GET  /l               a link in a mail: counts, and leads on to where the mail's template leads, nowhere else
+GET  /unsubscribe     asks once more, since programs open links; POST does it, by one click of a mail program too
 GET  /healthz         whether it counts
 
 An answer of 200 means: it is on the disk. 503 means it is not; sending it again with the same id counts it once.
@@ -17,7 +19,6 @@ import asyncio
 import json
 import math
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -32,10 +33,11 @@ from nightlab.live import limits, privacy
 from nightlab.live.drawing import Showing
 from nightlab.live.grouped import Grouped
 from nightlab.live.limits import Limits, Rates
+from nightlab.live.links import Links, Recipient
 from nightlab.live.privacy import Secret
 from nightlab.live.rendering import rendered
 from nightlab.live.script import SCRIPT
-from nightlab.live.store import Exposure, Outcome, Store, open_store
+from nightlab.live.store import WORD, Exposure, Outcome, Store, open_store
 from nightlab.live.tokens import Signer, Ticket
 from nightlab.values import Clock
 
@@ -45,7 +47,6 @@ _REMEMBERED = 200_000
 _SKEW = 300.0
 _RENDERING = 600.0
 _YEAR = 31_536_000
-_WORD = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _SEGMENTS = 200
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: https:; "
@@ -56,6 +57,7 @@ _HEADERS = (
     (b"referrer-policy", b"strict-origin-when-cross-origin"),
     (b"cache-control", b"no-store"),
 )
+_ASKED = '<form method="post">Do you want no more mail from us? <button>No more mail</button></form>'
 _KEPT_BUSY = 20_000
 """Events that may wait for the disk; beyond them the service says that it is busy instead of growing."""
 
@@ -78,6 +80,8 @@ class Setting:
     page: str | None = None
     origins: frozenset[str] = frozenset()
     limits: Limits = field(default_factory=Limits)
+    hosts: frozenset[str] = frozenset()
+    """Where links in mails may lead."""
     behind_proxy: bool = False
     """Whether the last address in X-Forwarded-For is to be believed."""
 
@@ -118,6 +122,7 @@ class Service:
     def __init__(self, setting: Setting, *, clock: Clock = time.time) -> None:
         self.setting, self._clock = setting, clock
         self._signer = Signer(setting.secret)
+        self._links = Links(setting.secret, hosts=setting.hosts)
         self._rates = Rates(setting.limits)
         self._api_key = setting.secret.api_key
         self._unit_key = setting.secret.derived("unit")
@@ -134,6 +139,9 @@ class Service:
             ("GET", "/"): self._page,
             ("GET", "/nl.js"): self._script,
             ("GET", "/healthz"): self._health,
+            ("GET", "/l"): self._link,
+            ("GET", "/unsubscribe"): self._ask_to_unsubscribe,
+            ("POST", "/unsubscribe"): self._unsubscribe,
             ("POST", "/v1/assign"): self._assign,
             ("POST", "/v1/expose"): self._expose,
             ("POST", "/v1/event"): self._event,
@@ -241,12 +249,12 @@ class Service:
         route = self._routes.get(("GET" if request.method == "HEAD" else request.method, request.path))
         if route is None:
             raise Refused(404, "there is nothing here")
-        if request.method == "POST":
+        if request.method == "POST" and request.path != "/unsubscribe":  # mail programs have no origin of ours
             self._check_origin(request)
         if not request.is_keyed and not self._rates.allow(request.address, time.monotonic()):
             raise Refused(429, "too many requests; wait a second", "flood")
-        body = await self._body(request, receive) if request.method == "POST" else {}
-        return await route(request, body)
+        sent = await self._body(request, receive) if request.method == "POST" else b"{}"
+        return await route(request, {} if request.path == "/unsubscribe" else _object(sent))
 
     async def _send(self, request: Request, answer: Answer, send: Any) -> None:
         origin = request.headers.get("origin", "")
@@ -279,7 +287,7 @@ class Service:
         elif site not in (None, "same-origin", "none"):
             raise Refused(403, "this page may not write here; name its origin with --origin", "cross-origin")
 
-    async def _body(self, request: Request, receive: Any) -> dict[str, Any]:
+    async def _body(self, request: Request, receive: Any) -> bytes:
         most = self.setting.limits.keyed_body if request.is_keyed else self.setting.limits.body
         said = request.headers.get("content-length", "0")
         if not said.isdigit() or int(said) > most:
@@ -292,14 +300,7 @@ class Service:
             if size > most:
                 raise Refused(413, f"more than {most} bytes", "oversized")
             if not message.get("more_body", False):
-                break
-        try:
-            found = json.loads(b"".join(parts))
-        except (ValueError, RecursionError) as error:
-            raise Refused(400, "this is no JSON", "malformed") from error
-        if not isinstance(found, dict):
-            raise Refused(400, "an object is wanted", "malformed")
-        return found
+                return b"".join(parts)
 
     # Routes
 
@@ -385,7 +386,35 @@ class Service:
         await self._written(outcomes)
         return _json({"accepted": len(outcomes)})
 
+    async def _link(self, request: Request, body: Mapping[str, Any]) -> Answer:
+        """A link in a mail. It leads on even where nothing can be written down: nobody is held up for a count."""
+        click = self._links.clicked(request.query)
+        if click is None:
+            raise Refused(403, "this link is not one of ours", "forged")
+        if request.method == "GET" and self._may_count(request, True):
+            outcome = Outcome(f"{click.unit.hex()}:{click.id}", click.unit, click.name, 0.0, self._clock())
+            with suppress(NightlabError, Refused):
+                await self._written([outcome])
+        return Answer(b"", 302, headers=((b"location", click.to.encode()), (b"referrer-policy", b"no-referrer")))
+
+    async def _ask_to_unsubscribe(self, request: Request, body: Mapping[str, Any]) -> Answer:
+        self._recipient(request)
+        return _words(_ASKED)
+
+    async def _unsubscribe(self, request: Request, body: Mapping[str, Any]) -> Answer:
+        """One click: the address is never written to again. An answer of 200 means: that is on the disk."""
+        who = self._recipient(request)
+        await asyncio.to_thread(self._writer.suppress, who.address)
+        await self._written([Outcome(f"{who.unit.hex()}:unsubscribe", who.unit, "unsubscribe", 0.0, self._clock())])
+        return _words("You will get no more mail.")
+
     # What they are made of
+
+    def _recipient(self, request: Request) -> Recipient:
+        found = self._links.recipient(request.query.get("u", [""])[0])
+        if found is None:
+            raise Refused(403, "this link is not one of ours", "forged")
+        return found
 
     def _now(self) -> Showing:
         if self._showing is None:
@@ -457,7 +486,7 @@ class Service:
         keyed = request.is_keyed and "unit" in event
         unit = self._unit(event["unit"]) if keyed else self._ticket(event.get("token")).unit
         key, name, value = event.get("id"), event.get("name"), event.get("value", 0)
-        if not (isinstance(key, str) and _WORD.fullmatch(key) and isinstance(name, str) and _WORD.fullmatch(name)):
+        if not (isinstance(key, str) and WORD.fullmatch(key) and isinstance(name, str) and WORD.fullmatch(name)):
             raise Refused(400, "an event needs an id and a name, of letters, digits and _.:-", "malformed")
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e12:
             raise Refused(400, "a value is a finite number", "malformed")
@@ -474,17 +503,12 @@ class Service:
         return float(min(said, now))
 
     def _segment(self, said: object) -> str:
-        """What may be told apart, in one writing; unknown keys and odd values are dropped."""
+        """What may be told apart of a visitor; no more of it than there are audiences to tell apart."""
         if isinstance(said, str):
             said = dict(part.split("=", 1) for part in said.split(";") if "=" in part)
         if not isinstance(said, dict) or self._showing is None:
             return ""
-        kept = [
-            f"{key}={said[key]}"
-            for key in self._showing.rules.segments
-            if isinstance(said.get(key), str) and _WORD.fullmatch(said[key])
-        ]
-        text = ";".join(kept)
+        text = self._showing.rules.segment(said)
         if text not in self._segments:
             if len(self._segments) >= _SEGMENTS:
                 return ""
@@ -494,6 +518,23 @@ class Service:
 
 def _ticket(exposure: Exposure) -> Ticket:
     return Ticket(exposure.unit, exposure.arm, exposure.split, exposure.holdout, int(exposure.at))
+
+
+def _object(sent: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(sent)
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, "this is no JSON", "malformed") from error
+    if not isinstance(found, dict):
+        raise Refused(400, "an object is wanted", "malformed")
+    return found
+
+
+def _words(words: str) -> Answer:
+    """A page of one sentence."""
+    page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Mail</title><p>{words}</p></html>'
+    headers = ((b"content-security-policy", _CSP.encode()),)
+    return Answer(page.encode(), type=b"text/html; charset=utf-8", headers=headers)
 
 
 def _json(content: Mapping[str, Any], status: int = 200) -> Answer:

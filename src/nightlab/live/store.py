@@ -10,12 +10,17 @@ belongs to the unit's latest turn at the time it happened, and counts once per t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 ArmStatus = Literal["waiting", "approved", "serving", "ended", "frozen", "rolled back"]
+SendStatus = Literal["begun", "taken", "refused", "deferred"]
+"""How a mail stands: `begun` and nothing else is not known to have gone, and may have."""
+WORD = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+"""What an id, an event's name or a segment's value may be."""
 EXPOSED = ""
 """The name under which exposures are counted among the outcomes."""
 
@@ -29,6 +34,11 @@ class Rules:
     window: float = 168 * 3600.0
     segments: tuple[str, ...] = ()
     """What is kept of a visitor to tell audiences apart; anything else that is sent is not stored."""
+
+    def segment(self, said: Mapping[str, object]) -> str:
+        """What may be told apart, in one writing; unknown keys and odd values are dropped."""
+        kept = [(key, value) for key in self.segments if isinstance(value := said.get(key), str)]
+        return ";".join(f"{key}={value}" for key, value in kept if WORD.fullmatch(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +211,19 @@ class Store(Protocol):
     def assigned(self, units: Iterable[bytes]) -> dict[bytes, Exposure]:
         """The latest exposure of each unit that had one."""
 
-    def suppress(self, unit: bytes) -> None:
-        """Never write to this address again."""
+    def begin_send(self, mailing: str, unit: bytes) -> bool:
+        """Whether one may write to a unit now, for this mailing: nobody has begun to. Durable when it returns."""
 
-    def is_suppressed(self, unit: bytes) -> bool:
+    def settle_send(self, mailing: str, unit: bytes, status: SendStatus) -> None:
+        """What became of a mail that was begun; a deferred one may be begun again."""
+
+    def sends(self, mailing: str) -> dict[bytes, SendStatus]:
+        """Whom a mailing was begun to be sent to, and what became of it."""
+
+    def suppress(self, address: bytes) -> None:
+        """Never write to this address again, in no layer of this store."""
+
+    def is_suppressed(self, address: bytes) -> bool:
         """Whether this address has asked to be left alone."""
 
     def close(self) -> None:

@@ -8,7 +8,8 @@ tallies           counts by split, arm, holdout, segment, name and hour: results
 cohorts           counts by the hour a unit was first seen, held out or not
 apart             what was refused, by reason
 notes             claims and insights
-suppressed        addresses that asked to be left alone
+sends             one row per mailing and unit: written before a mail goes out
+unsubscribed      addresses that asked to be left alone, whatever the layer
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from nightlab.live.store import (
     Note,
     Outcome,
     Rules,
+    SendStatus,
     Side,
     Split,
     Total,
@@ -68,7 +70,10 @@ CREATE TABLE IF NOT EXISTS apart (
     layer TEXT NOT NULL, reason TEXT NOT NULL, n BIGINT NOT NULL, PRIMARY KEY (layer, reason));
 CREATE TABLE IF NOT EXISTS notes (
     seq {serial}, layer TEXT NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL, at DOUBLE PRECISION NOT NULL);
-CREATE TABLE IF NOT EXISTS suppressed (layer TEXT NOT NULL, unit {blob} NOT NULL, PRIMARY KEY (layer, unit));
+CREATE TABLE IF NOT EXISTS sends (
+    layer TEXT NOT NULL, mailing TEXT NOT NULL, unit {blob} NOT NULL, status TEXT NOT NULL,
+    at DOUBLE PRECISION NOT NULL, PRIMARY KEY (layer, mailing, unit));
+CREATE TABLE IF NOT EXISTS unsubscribed (address {blob} PRIMARY KEY);
 """
 _FIRST_EVER = -1
 """The turn under which `firsts` keeps what a unit did since it was first seen, whatever it was shown later."""
@@ -306,14 +311,32 @@ class Tables:
             self._weights = {split.version: split.weights for split in self.splits()}
         return self._weights.get(version, {}).get(arm, 0.0) > 0
 
-    def suppress(self, unit: bytes) -> None:
-        """Never write to this address again."""
+    def begin_send(self, mailing: str, unit: bytes) -> bool:
+        """Whether one may write to a unit now, for this mailing: nobody has begun to. Durable when it returns."""
         with self._db.writing(self.layer):
-            self._db.do("INSERT INTO suppressed VALUES (?, ?) ON CONFLICT DO NOTHING", self.layer, unit)
+            before = self._db.rows(f"{_SENDS} AND unit = ?", self.layer, mailing, unit)
+            if before and before[0][1] != "deferred":
+                return False
+            self._db.do(_SET_SEND, self.layer, mailing, unit, "begun", self._clock())
+        return True
 
-    def is_suppressed(self, unit: bytes) -> bool:
+    def settle_send(self, mailing: str, unit: bytes, status: SendStatus) -> None:
+        """What became of a mail that was begun; a deferred one may be begun again."""
+        with self._db.writing(self.layer):
+            self._db.do(_SET_SEND, self.layer, mailing, unit, status, self._clock())
+
+    def sends(self, mailing: str) -> dict[bytes, SendStatus]:
+        """Whom a mailing was begun to be sent to, and what became of it."""
+        return {bytes(unit): status for unit, status in self._db.rows(_SENDS, self.layer, mailing)}
+
+    def suppress(self, address: bytes) -> None:
+        """Never write to this address again, in no layer of this store."""
+        with self._db.writing(self.layer):
+            self._db.do("INSERT INTO unsubscribed VALUES (?) ON CONFLICT DO NOTHING", address)
+
+    def is_suppressed(self, address: bytes) -> bool:
         """Whether this address has asked to be left alone."""
-        return bool(self._db.rows("SELECT 1 FROM suppressed WHERE layer = ? AND unit = ?", self.layer, unit))
+        return bool(self._db.rows("SELECT 1 FROM unsubscribed WHERE address = ?", address))
 
 
 class _Batch:
@@ -412,6 +435,11 @@ class _Batch:
 
 _ARMS = "SELECT number, parent, content, hash, status, reason, at FROM arms"
 _SPLITS = "SELECT version, weights, champion, at FROM splits"
+_SENDS = "SELECT unit, status FROM sends WHERE layer = ? AND mailing = ?"
+_SET_SEND = (
+    "INSERT INTO sends VALUES (?, ?, ?, ?, ?) ON CONFLICT (layer, mailing, unit) "
+    "DO UPDATE SET status = excluded.status, at = excluded.at"
+)
 _SET_FIRST = (
     "INSERT INTO firsts VALUES (?, ?, ?, ?, ?) ON CONFLICT (layer, unit, turn, name) "
     "DO UPDATE SET value = excluded.value"

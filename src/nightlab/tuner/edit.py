@@ -13,7 +13,7 @@ import libcst as cst
 from nightlab.proposer import Context
 from nightlab.tuner import space
 from nightlab.tuner.memory import Memory
-from nightlab.tuner.tree import Swaps, Tree, parsed, rewritten
+from nightlab.tuner.tree import Swaps, Tree, parsed, rewritten, stays_within_marks
 from nightlab.values import Experiment, Files, Proposal, Status, derived_seed
 
 ATTEMPTS = 20
@@ -120,7 +120,8 @@ class _Made:
         if any(above in self.edit.swaps for node in self.edit.swaps for above in self.tree.above(node)):
             return None  # one site holds another: replacing the outer would bring the inner back
         text = with_preamble(rewritten(self.tree, self.edit.swaps), self.edit.preamble)
-        return {self.path: text} if parsed(text) is not None else None
+        is_allowed = parsed(text) is not None and stays_within_marks(self.tree.text, text)
+        return {self.path: text} if is_allowed else None
 
 
 def with_preamble(text: str, preamble: str) -> str:

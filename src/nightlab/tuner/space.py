@@ -12,7 +12,7 @@ from typing import Literal
 
 import libcst as cst
 
-from nightlab.tuner.tree import Tree, code, dotted, parsed, rewritten
+from nightlab.tuner.tree import Tree, code, dotted, is_marked, parsed, rewritten, stays_within_marks
 
 Number = int | float
 Kind = Literal["log", "powers", "linear", "complement", "zero", "count", "switch"]
@@ -122,15 +122,21 @@ def _scanned(path: str, text: str) -> tuple[Knob, ...]:
         return ()
     found: list[Knob] = []
     times: Counter[str] = Counter()
+    has_marks = is_marked(text)
     for place, label, node in _literals(tree):
         value = number(node)
         scale = None if value is None else _scale(label, value)
-        if value is None or scale is None:
+        if value is None or scale is None or (has_marks and not _is_marked(tree, node)):
             continue
         times[place] += 1
         key = f"{path}:{place}" + (f"#{times[place]}" if times[place] > 1 else "")
         found.append(Knob(key, label, path, node, value, *scale))
     return tuple(found)
+
+
+def _is_marked(tree: Tree, node: cst.BaseExpression) -> bool:
+    """Whether a literal stands where the file's marks let it be changed."""
+    return stays_within_marks(tree.text, rewritten(tree, {node: cst.Name("another")}))
 
 
 # --- where literals stand ---------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache, lru_cache
@@ -15,6 +16,9 @@ Swaps = Mapping[cst.CSTNode, Replacement]
 
 DEEPEST = 120
 """libcst takes about five frames of the stack per level, and a thousand are there."""
+
+_MARKED = re.compile(r"EVOLVE-BLOCK-START.*?EVOLVE-BLOCK-END", re.DOTALL)
+"""Where a task of another system says that only this much may change."""
 
 _SPACE = (cst.BaseParenthesizableWhitespace, cst.TrailingWhitespace, cst.EmptyLine, cst.Newline, cst.Comment)
 
@@ -136,3 +140,13 @@ def dotted(node: cst.CSTNode) -> str:
     if isinstance(node, cst.Attribute) and (front := dotted(node.value)):
         return f"{front}.{node.attr.value}"
     return ""
+
+
+def is_marked(text: str) -> bool:
+    """Whether a file says by EVOLVE-BLOCK marks what may change."""
+    return _MARKED.search(text) is not None
+
+
+def stays_within_marks(before: str, after: str) -> bool:
+    """Whether what changed stands between a file's EVOLVE-BLOCK marks; always, where it has none."""
+    return not is_marked(before) or _MARKED.sub("", before) == _MARKED.sub("", after)

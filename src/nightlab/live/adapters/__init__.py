@@ -1,0 +1,1 @@
+"""Adapters: the same versions and counts, spoken in the forms of other programs."""

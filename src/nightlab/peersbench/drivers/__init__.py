@@ -1,0 +1,1 @@
+"""Thin scripts of ours that run inside the environments of others."""
