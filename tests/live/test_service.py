@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import sqlite3
 import stat
 import time
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from html import unescape
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -309,6 +311,14 @@ def test_oversized_bodies_are_refused_before_they_are_read(client: httpx.Client,
     assert client.post(path, content=b"x" * 20_000).status_code == 413
     assert client.post(path, content=endless()).status_code == 413
     assert client.post("/v1/event", json={**CONSENT, "events": [{}] * 21}).status_code == 413
+
+
+def test_a_body_that_says_it_is_too_large_is_refused_while_none_of_it_has_come(service: Served) -> None:
+    where = urlsplit(service.url)
+    with socket.create_connection((where.hostname, where.port or 0), timeout=10) as line:
+        line.sendall(f"POST /v1/event HTTP/1.1\r\nhost: {where.netloc}\r\ncontent-length: 20000\r\n\r\n".encode())
+
+        assert line.recv(1000).startswith(b"HTTP/1.1 413")
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff", b"[" * 9000, b'{"token": 1e999}', b'"x"'])
