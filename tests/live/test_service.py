@@ -448,7 +448,9 @@ def test_neither_names_nor_addresses_are_written_down(proxied: tuple[Served, Pat
     name = "jane.doe@example.com"
     with service.server as server:
         token = server.post("/v1/assign", json={"unit": name}).json()["token"]
-        server.post("/v1/expose", json={"token": token, "segment": {"audience": "young", "email": name}})
+        server.post(
+            "/v1/expose", json={"token": token, "segment": {"audience": "young", "email": name, "who": "jane-doe"}}
+        )
         server.post("/v1/event", json={"unit": name, "id": "o", "name": "signup"}).raise_for_status()
     with service.client as client:
         visit(client, headers={"x-forwarded-for": "203.0.113.77", "referer": "https://a.example/?jane"})
