@@ -551,7 +551,7 @@ def test_what_lost_runs_made_is_taken_away_and_what_kept_ones_made_stays(nightla
 
 
 def test_the_demo_says_in_its_last_line_what_it_was_worth(nightlab: Nightlab, tmp_path: Path) -> None:
-    done = nightlab("demo", "--template", "compress", "--experiments", "6", at=tmp_path)
+    done = nightlab("demo", "--template", "compress", "--experiments", "10", at=tmp_path)
 
     assert re.fullmatch(r"Done: .+ % better than the start, and it holds\.", done.stdout.splitlines()[-1])
 
