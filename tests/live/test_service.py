@@ -384,6 +384,14 @@ def test_posts_from_other_pages_are_refused(client: httpx.Client, store: Store, 
     assert sides(store) == before
 
 
+def test_a_page_whose_name_begins_like_ours_is_another_page(service: Served, client: httpx.Client) -> None:
+    token = visit(client)["token"]
+
+    for origin in (f"{service.url}.evil.example", f"{service.url}0", service.url.replace("http", "ftp")):
+        assert act(client, token, headers={"origin": origin}).status_code == 403
+    assert act(client, token, headers={"origin": service.url}).status_code == 200
+
+
 def test_a_site_that_was_named_may_write_and_read_the_answer(client: httpx.Client) -> None:
     answer = client.post("/v1/assign", json=CONSENT, headers={"origin": "https://shop.example"})
 
