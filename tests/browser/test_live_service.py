@@ -378,14 +378,17 @@ def test_our_own_page_runs_no_script_but_ours(service: Served, visit: Visit) -> 
     assert page.evaluate("window.__hacked ?? null") is None
 
 
+@pytest.mark.parametrize("has_token", [False, True], ids=["a stranger", "a stranger with somebody's token"])
 def test_a_site_that_was_not_named_gets_nothing(
-    folder: Path, service: Served, elsewhere: Elsewhere, visit: Visit
+    folder: Path, service: Served, elsewhere: Elsewhere, visit: Visit, has_token: bool
 ) -> None:
+    with service.client as client:
+        token = client.post("/v1/assign", json={"consent": True}).json()["token"]
     before = dump(folder)
     ask = f"""fetch("{service.url}/v1/assign", {{method: "POST", body: '{{"consent": true}}'}})"""
 
     with site() as stranger:
-        stranger.carries(service)
+        stranger.carries(service, 'data-consent="yes"' + (f' data-token="{token}"' if has_token else ""))
         page = visit(stranger.url, user_agent=PERSON, expects="CORS|403|net::ERR_FAILED")
         shows(page, CHAMPION)
         page.evaluate("nightlab.track('signup')")

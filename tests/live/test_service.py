@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import sqlite3
 import stat
 import time
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from html import unescape
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -255,7 +257,8 @@ def test_forged_tokens_are_refused_and_counted_apart(client: httpx.Client, store
 
 
 def test_a_forged_key_opens_nothing(service: Served) -> None:
-    with httpx.Client(base_url=service.url, headers={"authorization": "Bearer nope", "user-agent": PERSON}) as client:
+    with service.client as client:
+        client.headers["authorization"] = "Bearer nope"
         named = client.post("/v1/event", json={**CONSENT, "unit": "user-1", "id": "a", "name": "signup"})
         many = client.post("/v1/assign", json={**CONSENT, "units": ["user-1"]})
 
@@ -265,7 +268,7 @@ def test_a_forged_key_opens_nothing(service: Served) -> None:
 
 def test_a_flood_from_one_address_is_held_back_and_counted_apart(service: Served, store: Store) -> None:
     def press(number: int) -> list[int]:
-        with service.client_at("127.2.0.1") as client:
+        with service.client_at("127.0.0.1") as client:
             client.headers["x-forwarded-for"] = f"203.0.113.{number}"  # nobody said --behind-proxy
             return [client.get("/healthz").status_code for _ in range(150)]
 
@@ -275,7 +278,7 @@ def test_a_flood_from_one_address_is_held_back_and_counted_apart(service: Served
     assert answers.count(429) > 100
     assert answers.count(200) >= 200
     assert apart(store, "flood", 1) > 0
-    with service.client_at("127.2.0.2") as neighbour:
+    with service.client_at("127.0.0.2") as neighbour:
         assert neighbour.get("/healthz").status_code == 200
     with service.server as server:
         assert server.get("/healthz").status_code == 200
@@ -310,6 +313,14 @@ def test_oversized_bodies_are_refused_before_they_are_read(client: httpx.Client,
     assert client.post("/v1/event", json={**CONSENT, "events": [{}] * 21}).status_code == 413
 
 
+def test_a_body_that_says_it_is_too_large_is_refused_while_none_of_it_has_come(service: Served) -> None:
+    where = urlsplit(service.url)
+    with socket.create_connection((where.hostname, where.port or 0), timeout=10) as line:
+        line.sendall(f"POST /v1/event HTTP/1.1\r\nhost: {where.netloc}\r\ncontent-length: 20000\r\n\r\n".encode())
+
+        assert line.recv(1000).startswith(b"HTTP/1.1 413")
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff", b"[" * 9000, b'{"token": 1e999}', b'"x"'])
 def test_odd_bodies_are_refused(client: httpx.Client, body: bytes) -> None:
     assert client.post("/v1/event", content=body, headers={"content-type": "text/plain"}).status_code in (200, 400, 403)
@@ -337,7 +348,8 @@ def test_bots_get_the_champion_and_are_counted_apart(service: Served, store: Sto
     with service.client as client:
         person = visit(client)
         for agent in ("Googlebot/2.1 (+http://www.google.com/bot.html)", "curl/8.1", "", "python-httpx/0.28"):
-            with httpx.Client(base_url=service.url, headers={"user-agent": agent}) as bot:
+            with service.client as bot:
+                bot.headers["user-agent"] = agent
                 given = bot.post("/v1/assign", json=CONSENT).json()
                 assert (given["arm"], given["token"]) == (0, None)
                 assert act(bot, person["token"]).json() == {"accepted": 0}
@@ -370,6 +382,14 @@ def test_posts_from_other_pages_are_refused(client: httpx.Client, store: Store, 
     assert answer.status_code == 403
     assert "access-control-allow-origin" not in answer.headers
     assert sides(store) == before
+
+
+def test_a_page_whose_name_begins_like_ours_is_another_page(service: Served, client: httpx.Client) -> None:
+    token = visit(client)["token"]
+
+    for origin in (f"{service.url}.evil.example", f"{service.url}0", service.url.replace("http", "ftp")):
+        assert act(client, token, headers={"origin": origin}).status_code == 403
+    assert act(client, token, headers={"origin": service.url}).status_code == 200
 
 
 def test_a_site_that_was_named_may_write_and_read_the_answer(client: httpx.Client) -> None:
@@ -436,7 +456,9 @@ def test_neither_names_nor_addresses_are_written_down(proxied: tuple[Served, Pat
     name = "jane.doe@example.com"
     with service.server as server:
         token = server.post("/v1/assign", json={"unit": name}).json()["token"]
-        server.post("/v1/expose", json={"token": token, "segment": {"audience": "young", "email": name}})
+        server.post(
+            "/v1/expose", json={"token": token, "segment": {"audience": "young", "email": name, "who": "jane-doe"}}
+        )
         server.post("/v1/event", json={"unit": name, "id": "o", "name": "signup"}).raise_for_status()
     with service.client as client:
         visit(client, headers={"x-forwarded-for": "203.0.113.77", "referer": "https://a.example/?jane"})

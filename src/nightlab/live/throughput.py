@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from nightlab.live.store import Arm, Exposure, Outcome, Rules, Store, open_store
 Bodies = Callable[[int], tuple[str, Any, int]]
 """Of the n-th request: its path, its body, and how many things it asks for."""
 Seen = Callable[[Any], None]
+_AT_ONCE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,19 +179,18 @@ class Sender:
         self.acknowledged += self._batch
 
 
-def filled(where: str | Path, number: int, *, batch: int = 5_000, outcome: str = "conversion") -> Store:
-    """A store with this many events: half exposures of two arms, half outcomes."""
+def filled(where: str | Path, number: int, *, outcome: str = "conversion", hours: int = 1) -> Store:
+    """A store with this many events of the last hours: half exposures of two arms to three audiences, half outcomes."""
     store = open_store(where)
-    store.begin(Rules("load"))
+    store.begin(Rules("load", segments=("audience",)))
     for arm in (0, 1):
         store.put_arm(Arm(arm, 0 if arm else None, {}, str(arm), "serving"))
     split, now = store.put_split({0: 0.5, 1: 0.5}, 0), time.time()
-    for begin in range(0, number // 2, batch):
-        units = [os.urandom(16) for _ in range(min(batch, number // 2 - begin))]
-        store.record(*_events(units, split.version, now, outcome))
+    for begin in range(0, number // 2, _AT_ONCE):
+        those = range(begin, min(begin + _AT_ONCE, number // 2))
+        seen = [
+            Exposure(os.urandom(16), n % 2, split.version, f"audience={n % 3}", at=now - n // 6 % hours * 3600.0)
+            for n in those
+        ]
+        store.record(seen, [Outcome(one.unit.hex(), one.unit, outcome, at=one.at) for one in seen])
     return store
-
-
-def _events(units: Sequence[bytes], version: int, now: float, outcome: str) -> tuple[list[Exposure], list[Outcome]]:
-    exposures = [Exposure(unit, n % 2, version, at=now) for n, unit in enumerate(units)]
-    return exposures, [Outcome(unit.hex(), unit, outcome, at=now) for unit in units]
