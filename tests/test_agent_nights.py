@@ -208,6 +208,7 @@ def _wait(is_so: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_what_a_person_says_is_told_to_the_next_call(
     study: Path, nightlab: Nightlab, at: Callable[[ModelServer], None]
 ) -> None:
@@ -293,6 +294,7 @@ def test_of_a_list_of_ideas_the_good_stay_the_harmful_go_and_a_crash_is_repaired
     assert "gain" in done.stdout.partition("audited")[2]
 
 
+@pytest.mark.slow
 def test_a_study_is_replayed_from_its_conversations_without_a_model(
     study: Path, nightlab: Nightlab, at: Callable[[ModelServer], None]
 ) -> None:

@@ -479,6 +479,7 @@ def test_what_is_left_of_a_change_that_was_taken_out_is_said_to_be_that(night: N
     assert tree(repository, "nightlab/finish/main/all") == tree(repository, "nightlab/main")
 
 
+@pytest.mark.slow
 def test_the_command_line_finishes_a_real_night(nightlab: Nightlab, folder: Path, tmp_path: Path) -> None:
     nightlab("run", "--experiments", "4", "--no-audit", "--unsafe")
     (folder / "train.py").write_text("the user is in the middle of something\n")

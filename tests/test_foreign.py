@@ -243,6 +243,7 @@ def test_nothing_is_written_into_their_folder(tmp_path: Path, nightlab: Nightlab
     assert sorted(path.name for path in source.iterdir()) == sorted(OPENEVOLVE)
 
 
+@pytest.mark.slow
 def test_the_check_says_what_cannot_be_seen_where_the_evaluator_runs_the_candidate(tmp_path: Path) -> None:
     folder = laid(tmp_path, GEPA)
     first_commit(folder)

@@ -337,6 +337,7 @@ def test_a_line_is_at_home_in_its_function_and_prose_in_its_file() -> None:
     assert untouched({"train.py": "def f(:\n"}, []) == {}
 
 
+@pytest.mark.slow
 def test_the_command_the_agents_and_the_report_say_it_of_a_real_night(nightlab: Nightlab, folder: Path) -> None:
     nightlab("run", "--experiments", "8", "--policy", "greedy", "--no-audit")
 

@@ -12,6 +12,7 @@ from nightlab.peersbench.constants import Found, Script, summary
 from nightlab.peersbench.systems import Look, Plan, Setting
 
 
+@pytest.mark.slow
 def test_nightlabs_half_of_the_bench_runs_for_real(tmp_path: Path) -> None:
     setting = Setting("nightlab", "here", 2, 4)
 

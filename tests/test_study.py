@@ -46,6 +46,7 @@ def night(folder: Path, stop: Stop, watch: Callable[[Loop], object] | None = Non
     return said
 
 
+@pytest.mark.slow
 def test_a_long_night_looks_back_every_300_runs_and_at_the_end(folder: Path) -> None:
     said = night(folder, Stop(experiments=400))
 

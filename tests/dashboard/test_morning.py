@@ -244,6 +244,7 @@ def test_the_markdown_says_the_same_in_short(hostile: Ledger) -> None:
     assert "](http:" not in text
 
 
+@pytest.mark.slow
 def test_a_report_is_written_by_the_ending_of_its_name(folder: Path, nightlab: Nightlab) -> None:
     a_night_in(folder)
 

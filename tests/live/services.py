@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 import psutil
-import pytest
+from conftest import need
 
 from nightlab.live.store import Arm, Rules, Split, Store, open_store
 
@@ -209,7 +209,7 @@ def postgres() -> Iterator[Cluster]:
     """A running server with an empty database; the test is skipped where PostgreSQL is not installed."""
     programs = programs_of_postgres()
     if programs is None:
-        pytest.skip("PostgreSQL is not installed here: apt-get install postgresql")
+        need(False, "PostgreSQL is not installed here: apt-get install postgresql")
     who = None
     if os.getuid() == 0:  # it does not run as root
         who = next(user.pw_name for name in ("postgres", "nobody") for user in pwd.getpwall() if user.pw_name == name)

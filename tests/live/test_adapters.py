@@ -51,6 +51,7 @@ def live(folder: Path, *words: str, **environment: str) -> subprocess.CompletedP
     )
 
 
+@pytest.mark.slow
 def test_growthbook_gets_the_versions_once_and_its_results_are_read_as_its_own(folder: Path, store: Store) -> None:
     server = GrowthBookServer("secret_x")
     key = {"NIGHTLAB_GROWTHBOOK_KEY": "secret_x"}
@@ -189,6 +190,7 @@ def test_versions_go_out_as_csv_and_no_text_is_a_formula(folder: Path, store: St
     assert [row["headline"] for row in rows] == [CHAMPION["headline"], CHALLENGER["headline"], "'=HYPERLINK(1)"]
 
 
+@pytest.mark.slow
 def test_what_an_ad_platform_says_is_observational_and_changes_no_count_and_no_claim(
     folder: Path, store: Store
 ) -> None:

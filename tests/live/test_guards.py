@@ -55,6 +55,7 @@ def test_plain_harm_and_complaints_take_a_candidate_down() -> None:
     assert not must_roll_back(fine, [guardrail([Tally(0.5, 12, 10)], 0.2)])
 
 
+@pytest.mark.slow
 def test_a_confidence_sequence_holds_the_truth_at_every_look() -> None:
     rng, missed = np.random.default_rng(2), 0
     for _ in range(100):

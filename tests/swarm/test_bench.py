@@ -78,6 +78,7 @@ def test_liars_are_found_out_and_little_of_theirs_is_taken_over() -> None:
     assert found["false"] < found["told_false"] / 3
 
 
+@pytest.mark.slow
 def test_all_of_it_as_people_programs_and_papers_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(swarmbench, "SIZES", (10,))
     asked: list[dict[str, Any]] = []
