@@ -33,7 +33,7 @@ def _lines(path: str) -> list[str]:
 
 def markdown(results: Mapping[str, Any], constants: Sequence[Found]) -> str:
     """Every table there is something for."""
-    parts = [f"Measured in one run on {results['machine']}: {_versions(results['versions'])}."]
+    parts = [f"Measured on {results['machine']}: {_versions(results['versions'])}."]
     if rows := results.get("grid"):
         parts.append(throughput(rows))
     if rows := results.get("alone"):
