@@ -81,6 +81,7 @@ def test_a_model_improves_a_script_and_what_it_cost_is_told_to_the_token(
     assert said["stopped"] == "3 experiments"
 
 
+@pytest.mark.slow
 def test_a_cap_on_money_ends_the_study_before_it_is_passed(
     study: Path, nightlab: Nightlab, at: Callable[[ModelServer], None]
 ) -> None:

@@ -129,6 +129,7 @@ def test_check_measures_the_noise_and_leaves_nothing_behind(nightlab: Nightlab, 
     assert "nightlab" not in git(folder, "branch", "--list")
 
 
+@pytest.mark.slow
 def test_the_audit_runs_fresh_seeds_on_both_sides(nightlab: Nightlab, folder: Path) -> None:
     (folder / "train.py").write_text(SCRIPT)
     nightlab("run", "--no-audit", "--experiments", "12")
@@ -357,6 +358,7 @@ def test_a_baseline_without_a_number_shows_the_end_of_its_log(nightlab: Nightlab
     assert json.loads(nightlab("status", "--json").stdout)["baseline"]["commit"] == git(folder, "rev-parse", "HEAD")
 
 
+@pytest.mark.slow
 def test_two_studies_stand_beside_each_other(nightlab: Nightlab, folder: Path) -> None:
     nightlab("run", "--no-audit", "--experiments", "1")
     nightlab("run", "--no-audit", "--experiments", "2", "--study", "other", "--policy", "greedy")

@@ -45,6 +45,7 @@ def knob(value: str) -> str:
     return SCRIPT.replace("KNOB = 5.0", f"KNOB = {value}")
 
 
+@pytest.mark.slow
 def test_an_agent_is_told_tries_and_reads_what_became_of_it(folder: Path) -> None:
     async def session() -> None:
         async with client(folder) as one:

@@ -94,6 +94,7 @@ def folder(tmp_path: Path) -> Path:
 # --- level artifact ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_judge_scores_the_artifact_and_the_audit_opens_the_seal(folder: Path) -> None:
     experiments, ran, audit = night(folder, knob(2), audited=True)
 
@@ -360,6 +361,7 @@ elif verb == "score":
 }
 
 
+@pytest.mark.slow
 def test_predictions_carry_each_examples_error_and_the_name_of_what_was_asked(tmp_path: Path) -> None:
     place = find(make_repository(tmp_path / "study", PREDICTIONS))
     with held(place), closing(Study(place, jail="process")) as study:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -60,6 +61,12 @@ ROOF = [
 """What puts the parts together."""
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    """A module's tree, read once for all questions."""
+    return ast.parse(path.read_text())
+
+
 def modules() -> Iterator[tuple[str, Path]]:
     for path in sorted(HOUSE.rglob("*.py")):
         inside = path.relative_to(HOUSE)
@@ -71,7 +78,7 @@ def modules() -> Iterator[tuple[str, Path]]:
 def imports(path: Path) -> set[str]:
     """The rooms of the house that a module imports from."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nightlab"):
             names = [node.module] if node.module != "nightlab" else [f"nightlab.{alias.name}" for alias in node.names]
             found |= {name.split(".")[1] for name in names if name}
@@ -98,7 +105,7 @@ def test_every_room_has_its_floor() -> None:
 
 def code_lines(path: Path) -> int:
     """Lines that hold code: no blank ones, no comments, no docstrings."""
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     words = {
         line
         for node in ast.walk(tree)
@@ -123,7 +130,7 @@ def test_the_core_can_be_read_in_an_hour() -> None:
 
 def test_no_function_is_longer_than_fifty_lines() -> None:
     for _, path in modules():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 assert (node.end_lineno or 0) - node.lineno < 50, f"{path.name}: {node.name}"
 
@@ -141,7 +148,7 @@ def broad_handlers(tree: ast.AST) -> Iterator[str]:
 
 
 def test_everything_is_caught_only_at_the_wall_around_strangers_code() -> None:
-    found = {(room, name) for room, path in modules() for name in broad_handlers(ast.parse(path.read_text()))}
+    found = {(room, name) for room, path in modules() for name in broad_handlers(parsed(path))}
 
     assert found == {("proposer", "walled")}
 

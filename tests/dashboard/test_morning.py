@@ -274,6 +274,7 @@ def a_night_in(folder: Path) -> None:
     a_night(folder / ".nightlab" / "ledger.sqlite").close()
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_report_and_a_picture_and_says_where(folder: Path, nightlab: Nightlab) -> None:
     pytest.importorskip("matplotlib")
 
@@ -286,6 +287,7 @@ def test_a_run_leaves_its_report_and_a_picture_and_says_where(folder: Path, nigh
     assert page.with_name("progress.svg").read_text().startswith("<?xml")
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_left_ends_nothing(folder: Path, nightlab: Nightlab) -> None:
     (folder / ".nightlab" / "report.html").mkdir(parents=True)
 

@@ -75,6 +75,7 @@ def total(store: Store, outcome: str) -> Side:
     return sum((one.side for one in store.totals(outcome)), Side())
 
 
+@pytest.mark.slow
 def test_a_mailing_goes_out_is_clicked_and_is_left_by_one_click(
     folder: Path, store: Store, service: Served, mails: Sink
 ) -> None:

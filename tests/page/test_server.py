@@ -333,6 +333,7 @@ def test_the_first_load_weighs_at_most_sixty_kilobytes(page: Served) -> None:
     assert weight < 56_000, weight  # leaves 4,000 for the headers of eight answers
 
 
+@pytest.mark.slow
 def test_ten_thousand_experiments_are_as_quick_to_look_at(tmp_path: Path) -> None:
     night(tmp_path, 10_000)
     with served(tmp_path) as page, page.client() as client:
@@ -468,6 +469,7 @@ HEADS = st.sampled_from(["host", "origin", "cookie", "accept", "accept-encoding"
     heads=st.dictionaries(HEADS, st.text(st.characters(max_codepoint=255), max_size=12), max_size=2),
     form=st.dictionaries(NAMES, ODD, max_size=3),
 )
+@pytest.mark.slow
 def test_no_request_whatever_breaks_the_server(
     page: Served,
     method: str,

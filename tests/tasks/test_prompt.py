@@ -238,6 +238,7 @@ def test_a_judge_gets_the_variables_that_its_task_names_and_no_others(
     assert SECRET not in repr(judge)
 
 
+@pytest.mark.slow
 def test_a_study_keeps_the_better_prompt_and_discards_the_worse(
     tmp_path: Path, lab: Lab, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
