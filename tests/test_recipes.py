@@ -17,7 +17,7 @@ from nightlab.testing.modelserver import Asked, ModelServer, Reply
 
 RECIPES = Path(__file__).parents[1] / "docs" / "recipes"
 PAGES = sorted(page.stem for page in RECIPES.glob("*.md") if page.stem != "README")
-LONG = set(PAGES) - {"proposer", "prices", "policy"}
+LONG = set(PAGES) - {"prices"}
 """What starts many processes. The contracts that they stand on are kept by our own in the quick suite too."""
 _BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _WHO = {f"GIT_{role}_{what}": "x@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
