@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -326,7 +326,7 @@ def _nearest(place: list[str]) -> str:
     for part in place[:-1]:
         field = section.model_fields.get(part)
         section = Rung if part == "scale" or field is None else field.annotation
-        section = Judge if part == "judge" else section
+        section = next(iter(get_args(section)), section)  # an optional section is one, or None
     known = sorted(section.model_fields)
     close = get_close_matches(place[-1], known, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else f"; known here: {', '.join(known)}"

@@ -39,6 +39,8 @@ def test_globs_cross_folders_only_with_two_stars() -> None:
     [
         (GOOD.replace("editable", "editabel"), "line 3: unknown key 'task.editabel'; did you mean 'editable'?"),
         (GOOD + "[budgte]\nkind = 'cpu'\n", "line 7: unknown key 'budgte'; did you mean 'budget'?"),
+        (GOOD + "[live]\nefect = 0.2\n", "line 8: unknown key 'live.efect'; did you mean 'effect'?"),
+        (GOOD + "[judge]\nrun = 'python j.py'\ndatta = 'v'\n", "unknown key 'judge.datta'; did you mean 'data'?"),
         (GOOD + "[scale.medium]\namont = 4\n", "line 8: unknown key 'scale.medium.amont'; did you mean 'amount'?"),
         (GOOD.replace('"lower"', '"down"'), "line 6: metric.direction"),
         (GOOD.replace('run = "python train.py"\n', ""), "'task.run' is missing"),
