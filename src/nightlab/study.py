@@ -111,6 +111,8 @@ class Study:
         self.place = place
         _refuse_records(place)
         self.task = load_task(place)
+        if self.task.live is not None and executor != "local":
+            raise BadTask(f"a task with [live] runs with visitors, not on {executor!r}; leave --executor out")
         self.ledger = _opened(place)
         self._slots, self._jail, self._unsafe = slots, jail, unsafe
         self._executor, self._options = executor, options or {}

@@ -1,7 +1,11 @@
 import time
+from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
+from conftest import git, make_repository
 from streets import Street
 
 from nightlab import tasks
@@ -70,3 +74,16 @@ def test_a_live_study_is_looked_back_on_by_its_holdout_alone(landing, verb):
     place = Place(landing)
     with held(place), closing(Study(place)) as study, pytest.raises(BadTask, match="held out"):
         getattr(study, verb)()
+
+
+def test_a_task_with_visitors_is_refused_another_executor(
+    nightlab: Callable[..., CompletedProcess[str]], tmp_path: Path
+) -> None:
+    nightlab("init", "landing", at=make_repository(tmp_path / "page", {"README": "x\n"}))
+    git(tmp_path / "page", "add", "-A")
+    git(tmp_path / "page", "commit", "-qm", "a task")
+
+    done = nightlab("run", "--executor", "moon", at=tmp_path / "page", check=False)
+
+    assert done.returncode == 2
+    assert "runs with visitors, not on 'moon'" in done.stderr
