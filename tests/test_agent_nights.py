@@ -162,6 +162,7 @@ def test_an_endpoint_that_refuses_is_told_before_anything_runs(
     assert "cannot be reached: connection refused" in done.stderr
 
 
+@pytest.mark.slow
 def test_twenty_failures_of_a_model_in_a_row_end_the_study(
     study: Path, nightlab: Nightlab, at: Callable[[ModelServer], None]
 ) -> None:
@@ -175,6 +176,7 @@ def test_twenty_failures_of_a_model_in_a_row_end_the_study(
     assert "prose" in done.stdout or "no edit" in done.stdout or "cannot be used" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_study_killed_in_the_middle_of_a_call_does_not_pay_for_it_twice(
     study: Path, nightlab: Nightlab, at: Callable[[ModelServer], None]
 ) -> None:

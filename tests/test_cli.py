@@ -95,6 +95,7 @@ def test_a_second_run_goes_on_where_the_first_stopped(nightlab: Nightlab) -> Non
     assert rows[0]["runs"] == 4  # three seeds, and the first of them again
 
 
+@pytest.mark.slow
 def test_two_slots_do_the_same_work(nightlab: Nightlab) -> None:
     nightlab("run", "--no-audit", "--experiments", "6", "--workers", "2")
 
@@ -143,6 +144,7 @@ def test_the_audit_runs_fresh_seeds_on_both_sides(nightlab: Nightlab, folder: Pa
     assert json.loads(nightlab("status", "--json").stdout)["audited"]["gain"] == found["gain"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_lets_the_running_experiment_finish_and_the_study_resumes(nightlab: Nightlab, folder: Path) -> None:
     process = start(folder)
     wait_for(has_experiments(folder, 2))
@@ -177,6 +179,7 @@ def test_a_second_ctrl_c_ends_what_runs(folder: Path) -> None:
     assert time.monotonic() - begin < 5
 
 
+@pytest.mark.slow
 def test_a_hang_up_ends_a_study_cleanly_unless_nohup_was_asked_for(folder: Path, nightlab: Nightlab) -> None:
     slow(folder)
     process = start(folder)
@@ -195,6 +198,7 @@ def test_a_hang_up_ends_a_study_cleanly_unless_nohup_was_asked_for(folder: Path,
     process.communicate(timeout=10)
 
 
+@pytest.mark.slow
 def test_stop_now_from_another_terminal_ends_what_runs(nightlab: Nightlab, folder: Path) -> None:
     slow(folder)
     process = start(folder)
@@ -210,6 +214,7 @@ def test_stop_now_from_another_terminal_ends_what_runs(nightlab: Nightlab, folde
     assert "not running" in nightlab("stop", check=False).stderr
 
 
+@pytest.mark.slow
 def test_pause_and_resume_from_another_terminal(nightlab: Nightlab, folder: Path) -> None:
     process = start(folder)
     wait_for(has_experiments(folder, 2))
@@ -224,6 +229,7 @@ def test_pause_and_resume_from_another_terminal(nightlab: Nightlab, folder: Path
     process.communicate(timeout=30)
 
 
+@pytest.mark.slow
 def test_what_was_asked_of_a_lab_that_is_gone_is_not_asked_of_the_next(nightlab: Nightlab, folder: Path) -> None:
     nightlab("run", "--agent", "unchanged", "--experiments", "1", "--no-audit")
     with closing(find(folder).read()) as ledger:
@@ -339,6 +345,7 @@ def test_a_script_that_is_not_committed_is_told(nightlab: Nightlab, folder: Path
     assert "commit it first" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "script", ["raise SystemExit('my data is missing')", "print('loss: 3')\nprint('my data is missing')"]
 )
@@ -423,6 +430,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_another_seed_policy_or_metric_is_another_study(nightlab: Nightlab, folder: Path) -> None:
     nightlab("run", "--no-audit", "--experiments", "0", "--seed", "1")
 
@@ -435,6 +443,7 @@ def test_another_seed_policy_or_metric_is_another_study(nightlab: Nightlab, fold
     assert "started with metric 'score', not 'other'" in nightlab("run", "--no-audit", check=False).stderr
 
 
+@pytest.mark.slow
 def test_a_ledger_from_a_newer_version_is_left_alone(nightlab: Nightlab, folder: Path) -> None:
     import sqlite3
 
@@ -537,6 +546,7 @@ def test_submodules_are_told(nightlab: Nightlab, folder: Path, tmp_path: Path) -
     assert "submodules (inner)" in done.stderr
 
 
+@pytest.mark.slow
 def test_what_lost_runs_made_is_taken_away_and_what_kept_ones_made_stays(nightlab: Nightlab, folder: Path) -> None:
     saving = SCRIPT + "open(os.environ['NIGHTLAB_OUT'] + '/model', 'w').write('x' * 100_000)\n"
     (folder / "train.py").write_text(saving)

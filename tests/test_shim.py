@@ -331,6 +331,7 @@ def test_a_child_that_closed_its_output_and_goes_on_is_ended_with_its_parent(ben
     assert (run.outcome, run.log()) == (Outcome.FINISHED, "over\n")
 
 
+@pytest.mark.slow
 def test_a_run_that_closed_its_output_is_watched_without_spinning(bench: Bench) -> None:
     future = bench.start("exec >&- 2>&-; sleep 4")
     time.sleep(0.5)  # what only helps it to begin is gone by then

@@ -66,6 +66,7 @@ def test_what_crashes_on_its_first_steps_is_refused_before_it_takes_a_slot(study
     assert not list((study.place.home / "worktrees").glob("smoke-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", [("work", "1 / (amount > 1)"), ("wall", "")], indirect=True)
 def test_where_the_incumbent_itself_cannot_be_tried_so_nothing_is_refused(study: Study) -> None:
     study.loop([Thinker()]).run(Stop(experiments=1))

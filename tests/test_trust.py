@@ -548,6 +548,7 @@ def test_a_wall_budget_is_held_tightly_for_real(tmp_path: Path) -> None:
     assert [one.status for one in experiments[1:3]] == [Status.TIMEOUT, Status.KEPT]
 
 
+@pytest.mark.slow
 def test_what_really_ran_is_recorded(tmp_path: Path) -> None:
     folder = make_repository(tmp_path / "study", {"train.py": WORK, "nightlab.toml": TASK})
     rewrites = script("open('train.py', 'a').write('# more')\nprint('width: 640')\nprint('dim 512')\nprint('score: 1')")

@@ -38,6 +38,7 @@ from nightlab.swarm.membership import Membership
 from nightlab.swarm.record import Insight, Record, Result, Verification
 from nightlab.swarm.store import Store
 from nightlab.swarm.telling import is_told
+from nightlab.testing.ports import free_ports
 from nightlab.words import harmless
 from nightlab.workspace import difference
 
@@ -138,7 +139,7 @@ def _env(home: Path) -> dict[str, str]:
 @contextmanager
 def meeting(folder: Path, nodes: int, *, liars: int = 0) -> Iterator[tuple[list[Lab], Cable]]:
     """So many labs in a folder, two routers and the cable between them, until the block ends."""
-    left, right, between = _free_ports(3)
+    left, right, between = free_ports(3)
     first = folder / "home-0"
     founder = membership.create(first, NAME, label="lab-0", routers=[f"127.0.0.1:{left}", f"127.0.0.1:{right}"])
     labs = []
@@ -166,12 +167,6 @@ def _router(home: Path, port: int, links: Sequence[str]) -> subprocess.Popen[byt
     command = [sys.executable, "-m", "nightlab", "swarm", "router", NAME, "--listen", f"127.0.0.1:{port}", *links]
     with (home.parent / f"router-{port}.log").open("wb") as log:
         return subprocess.Popen(command, env=_env(home), stdout=log, stderr=log)
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        found = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [one.getsockname()[1] for one in found]
 
 
 def _wait_for(ports: Sequence[int]) -> None:

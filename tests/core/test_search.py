@@ -146,6 +146,7 @@ def test_an_idea_that_was_overtaken_is_merged_onto_the_incumbent_or_dropped(
     assert git(lab.folder, "show", "nightlab/main:train.py").startswith("A = 4")
 
 
+@pytest.mark.slow
 def test_one_that_thinks_and_fails_is_asked_more_and_more_slowly(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(loops, "_TICK", 0.01)

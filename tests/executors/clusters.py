@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nightlab import processes
+from nightlab.testing.ports import free_ports
 
 _SLURM = """\
 ClusterName=nightlab
@@ -48,12 +49,6 @@ PartitionName=night Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 class SlurmCluster:
     """munged, slurmctld and slurmd, with every file of theirs in one folder."""
 
@@ -62,7 +57,8 @@ class SlurmCluster:
         for name in ("state", "spool"):
             (folder / name).mkdir()
         host = socket.gethostname().split(".")[0]
-        text = _SLURM.format(host=host, folder=folder, control=free_port(), work=free_port())
+        control, work = free_ports(2)
+        text = _SLURM.format(host=host, folder=folder, control=control, work=work)
         self.conf = folder / "slurm.conf"
         self.conf.write_text(text)
         (folder / "munge.key").write_bytes(os.urandom(128))
@@ -129,7 +125,7 @@ class RayCluster:
     """A head that runs nothing, and machines that come and go; all of them are here."""
 
     def __init__(self, folder: Path, *, machines: int = 1, cores: int = 2) -> None:
-        self._folder, self._cores, self._port = folder, cores, free_port()
+        self._folder, self._cores, [self._port] = folder, cores, free_ports(1)
         self.token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.address = f"127.0.0.1:{self._port}"
         self.head = self._start_head()

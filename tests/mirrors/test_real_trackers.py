@@ -22,6 +22,7 @@ from ledgers import HOSTILE, audit, grow, place
 from nightlab.mirrors.copying import folder_of
 from nightlab.mirrors.reading import subject
 from nightlab.place import Place
+from nightlab.testing.ports import free_ports
 
 if "NIGHTLAB_MIRRORS" not in os.environ:
     pytest.skip("the clients of other trackers are installed by: make test-mirrors", allow_module_level=True)
@@ -256,9 +257,7 @@ def test_trackio_shows_what_became_of_each(tmp_path: Path) -> None:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
     """MLflow's own server, on a database of its own."""
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    [port] = free_ports(1)
     words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     words += [
         "--backend-store-uri",

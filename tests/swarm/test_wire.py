@@ -20,6 +20,7 @@ import zenoh
 
 from nightlab.swarm.membership import BadSwarm, Membership, bar, create, invite, join
 from nightlab.swarm.wire import LARGEST, Alone, Router, Zenoh, wire
+from nightlab.testing.ports import free_ports
 
 ROUTER = """
 import sys, threading
@@ -31,13 +32,6 @@ router = Router(open(Path(home), "night"), listen=[listen], links=links)
 print("up", flush=True)
 threading.Event().wait()
 """
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def until(is_true: Callable[[], object], seconds: float = 30.0) -> float:
@@ -66,7 +60,7 @@ class Site:
 
     def __init__(self, tmp_path: Path, *, setting: str, routers: int = 1) -> None:
         self.home, self.stack = tmp_path, ExitStack()
-        self.ports = [free_port() for _ in range(routers)]
+        self.ports = free_ports(routers)
         addresses = [f"127.0.0.1:{port}" for port in self.ports]
         self.joined = [create(tmp_path / "a", "night", label="a", setting=setting, routers=addresses[:1])]  # type: ignore[arg-type]
         links = [invite(tmp_path / "a", "night", label=name) for name in "bc"]
@@ -360,7 +354,7 @@ def test_settings_of_zenohs_own_change_nothing(crowd: Site, monkeypatch: pytest.
 
 
 def test_the_routers_of_a_swarm_link_themselves_and_nothing_is_heard_twice(tmp_path: Path) -> None:
-    addresses = [f"127.0.0.1:{free_port()}" for _ in range(3)]
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(3)]
     joined = create(tmp_path, "all", label="a", setting="open", routers=addresses)
     with ExitStack() as stack:
         for address in addresses:
