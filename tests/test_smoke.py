@@ -29,12 +29,18 @@ BUDGET = '[budget]\nkind = "{kind}"\namount = 100\n'
 
 
 class Thinker:
-    """Has two ideas: the first crashes at once, or does not."""
+    """Has one idea, which crashes at once, and is asked to mend it."""
 
     name, drafts = "thinker", 1
 
+    def __init__(self) -> None:
+        self.to_mend: Context | None = None
+
     def propose(self, context: Context) -> Proposal | None:
-        if context.mends or context.draft:
+        if context.mends:
+            self.to_mend = context
+            return Proposal("mended", {"train.py": SCRIPT.format(first="", score=1)})
+        if context.draft:
             return None
         return Proposal("crash", {"train.py": SCRIPT.format(first="[][amount]", score=1)})
 
@@ -55,13 +61,17 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
 
 @pytest.mark.parametrize("study", [("work", "")], indirect=True)
 def test_what_crashes_on_its_first_steps_is_refused_before_it_takes_a_slot(study: Study) -> None:
-    study.loop([Thinker()]).run(Stop(experiments=1))
+    thinker = Thinker()
+    study.loop([thinker]).run(Stop(experiments=2))
 
     one = study.ledger.experiment(1)
     assert one.reason == (
         "smoke: TypeError: list indices must be integers or slices, not float (on a hundredth of the budget)"
     )
     assert one.runs == 0
+    assert "[][amount]" in one.diff
+    assert thinker.to_mend is not None
+    assert "[][amount]" in thinker.to_mend.files["train.py"]
     assert not list((study.place.home / "runs").glob("smoke-*"))
     assert not list((study.place.home / "worktrees").glob("smoke-*"))
 

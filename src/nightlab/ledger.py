@@ -82,8 +82,9 @@ CREATE INDEX IF NOT EXISTS runs_open ON runs (outcome) WHERE outcome IS NULL;
 _SELECT = """
 SELECT e.id, e.parent, e.status, e.hypothesis, e.proposer, e.grade, e.value, e.stderr, e.gain, e.z, e.runs, e.seconds,
        e.reason, e."commit", e.tree, e.complexity, e.peak_mb,
-       coalesce(json_extract(r.body, '$.diff'), json_extract(p.body, '$.diff')), e.facts
+       coalesce(json_extract(r.body, '$.diff'), json_extract(p.body, '$.diff'), json_extract(x.body, '$.diff')), e.facts
 FROM experiments e LEFT JOIN events p ON p.id = 'proposed:' || e.id LEFT JOIN events r ON r.id = 'rebased:' || e.id
+LEFT JOIN events x ON x.id = 'rejected:' || e.id
 """
 
 
