@@ -421,7 +421,7 @@ def test_the_version_is_told(nightlab: Nightlab) -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    heavy = "('numpy', 'pydantic', 'rich', 'optuna', 'libcst')"
+    heavy = "('numpy', 'pydantic', 'rich', 'libcst')"
     code = f"import sys, nightlab.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)

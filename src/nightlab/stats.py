@@ -21,25 +21,46 @@ class Interval(NamedTuple):
 class Spread:
     """The standard deviation of one run, pooled over repeated runs of several trees; each tree has its own mean.
 
-    Welford's running sums, so that a night of any length costs the same per run.
+    Where the newest trees plainly vary less than those before, they speak alone: a start that hardly learns may vary
+    ten times as much as what is made of it, and would hide every later gain. Welford's running sums, so that a night of
+    any length costs the same per run.
     """
 
+    _ENOUGH, _PLAINLY = 4, 15.0
+    """Degrees of freedom, and how many times less variance; by chance alone one look in a hundred sees as much."""
+
     def __init__(self) -> None:
-        self._trees: dict[Hashable, tuple[int, float]] = {}
+        self._trees: dict[Hashable, tuple[int, float, float]] = {}
         self._freedom, self._squares = 0, 0.0
 
     def add(self, tree: Hashable, value: float) -> None:
         """Take in one more run of a tree."""
-        count, mean = self._trees.get(tree, (0, 0.0))
+        count, mean, squares = self._trees.get(tree, (0, 0.0, 0.0))
         moved = mean + (value - mean) / (count + 1)
-        self._squares += (value - mean) * (value - moved)
+        more = (value - mean) * (value - moved)
+        self._squares += more
         self._freedom += count > 0
-        self._trees[tree] = count + 1, moved
+        self._trees[tree] = count + 1, moved, squares + more
 
     @property
     def sigma(self) -> float | None:
         """The estimate; None before any tree has run twice."""
-        return sqrt(max(self._squares, 0.0) / self._freedom) if self._freedom else None
+        if not self._freedom:
+            return None
+        squares, freedom = self._newest()
+        before, rest = max(self._squares - squares, 0.0), self._freedom - freedom
+        if freedom >= self._ENOUGH and rest > 1 and before * freedom > self._PLAINLY * squares * rest and squares > 0:
+            return sqrt(squares / freedom)
+        return sqrt(max(self._squares, 0.0) / self._freedom)
+
+    def _newest(self) -> tuple[float, int]:
+        """The sum of squares and the degrees of freedom of as many of the newest trees as are enough."""
+        squares, freedom = 0.0, 0
+        for count, _, own in reversed(self._trees.values()):
+            if freedom >= self._ENOUGH:
+                break
+            squares, freedom = squares + own, freedom + count - 1
+        return squares, freedom
 
     @property
     def freedom(self) -> int:

@@ -48,3 +48,17 @@ def test_the_pooled_spread_gives_each_tree_its_own_mean() -> None:
 
     assert pooled.sigma == pytest.approx(stdev([1.0, 1.2, 0.8]))
     assert Spread().sigma is None
+
+
+def test_a_start_that_varies_ten_times_as_much_does_not_hide_what_comes_after() -> None:
+    found, alike = Spread(), Spread()
+    for value in (0.0, 1.0, 2.0, 3.0):
+        found.add(0, value)
+        alike.add(0, value / 10)
+    assert found.sigma == pytest.approx(1.29, abs=0.01)
+    for value in (0.0, 0.1, 0.2, 0.3, 0.2):
+        found.add(1, value)
+        alike.add(1, value)
+
+    assert found.sigma == pytest.approx(0.114, abs=0.001)
+    assert alike.sigma == pytest.approx(((0.05 + 0.052) / 7) ** 0.5)

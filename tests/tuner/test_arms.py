@@ -20,7 +20,6 @@ from nightlab.tuner.delete import delete, delete_offers
 from nightlab.tuner.edit import Edits, Offer
 from nightlab.tuner.memory import Memory
 from nightlab.tuner.pairs import Pairs, near_misses, pairs
-from nightlab.tuner.sampler import study_of
 from nightlab.tuner.waves import DESIGN, Waves
 from nightlab.values import Experiment, Proposal, Status
 
@@ -70,7 +69,7 @@ def test_the_arms_are_seven_proposers_with_names() -> None:
 
 
 def test_importing_the_tuner_loads_neither_sampler_nor_parser() -> None:
-    program = "import sys, nightlab.tuner; print({'optuna', 'libcst'} & set(sys.modules))"
+    program = "import sys, nightlab.tuner; print({'numpy', 'libcst'} & set(sys.modules))"
 
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
 
@@ -185,18 +184,6 @@ def test_the_knob_that_waited_longest_is_turned_first() -> None:
     assert [list(turn) for turn in turns] == [["a.py:C"], ["a.py:B"], ["a.py:A"]]
 
 
-def test_failures_are_told_as_failures_and_never_as_numbers() -> None:
-    from optuna.trial import TrialState
-
-    told = [step(i, "a.py:LR", 0.1, 0.2, s) for i, s in enumerate([Status.CRASHED, Status.TIMEOUT, Status.INVALID])]
-    knobs = space.knobs({"a.py": "LR = 0.1\n"})
-
-    trials = study_of(context("LR = 0.1\n", value=3.0), knobs, told, 1).trials
-
-    assert [t.state for t in trials] == [TrialState.COMPLETE] + [TrialState.FAIL] * 3
-    assert [t.value for t in trials] == [3.0, None, None, None]
-
-
 def test_what_was_rejected_is_not_told() -> None:
     arm = constants.Constants()
 
@@ -205,14 +192,19 @@ def test_what_was_rejected_is_not_told() -> None:
     assert arm._memory.latest(9) == []
 
 
-def test_present_values_come_before_what_was_learned() -> None:
-    knobs = space.knobs({"a.py": "LR = 0.1\nNEW_RATE = 2.0\n"})
-    told = [step(1, "a.py:LR", 0.1, 0.2, Status.DISCARDED)]
+def test_a_knob_stays_on_the_scale_of_its_first_value_in_whatever_order_that_is_told() -> None:
+    arm, again = constants.Constants(), constants.Constants()
+    told = [step(1, "a.py:SIZE", 64, 8, Status.KEPT), step(2, "a.py:SIZE", 8, 1, Status.KEPT)]
 
-    present, learned = study_of(context("", value=3.0), knobs, told, 1).trials
+    for one in told:
+        arm.learn(one)
+    for one in reversed(told):
+        again.learn(one)
 
-    assert [knob.at(present.params[knob.key]) for knob in knobs] == [0.1, 2.0]
-    assert [knob.at(learned.params[knob.key]) for knob in knobs] == [0.2, 2.0]
+    assert arm._origins == again._origins == {"a.py:SIZE": (1, 64)}
+    (knob,) = space.knobs({"a.py": "SIZE = 1\n"})
+    assert (knob.kind, knob.high) == ("log", 2.0)
+    assert (knob.since(64).kind, knob.since(64).low, knob.since(64).high) == ("powers", 0.0, 9.0)
 
 
 def test_memory_keeps_the_order_of_the_study_whatever_the_order_of_telling() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from nightlab.proposer import Context, Proposer
 from nightlab.tuner import space
 from nightlab.tuner.asked import TRIALS, Asked, spaces
-from nightlab.values import Experiment, Proposal, Status
+from nightlab.values import Experiment, Files, Proposal, Status
 
 TEXT = """\
 LEARNING_RATE = 0.001
@@ -47,7 +47,11 @@ def experiment(number: int, proposal: Proposal, value: float | None = 1.0) -> Ex
 def proposals(rows: Sequence[dict[str, Any]], text: str = TEXT) -> list[Proposal]:
     """All it proposes until it has nothing left."""
     arm, found = Asked(), list[Proposal]()
-    while (proposal := arm.propose(context(rows, len(found), text))) is not None:
+
+    def was_tried(files: Files) -> bool:
+        return any(one.files == files for one in found)
+
+    while (proposal := arm.propose(context(rows, len(found), text, was_tried=was_tried))) is not None:
         arm.learn(experiment(len(found) + 1, proposal))
         found.append(proposal)
         assert len(found) < 100

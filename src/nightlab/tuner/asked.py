@@ -19,12 +19,6 @@ from nightlab.values import Experiment, Proposal, derived_seed
 ATTEMPTS = 20
 TRIALS = 8
 """Experiments that one space may take: it is one idea among many."""
-BY_CHANCE = 3
-"""How many of them are drawn evenly before TPE is believed; its usual ten would leave it no say.
-
-On bowls of one, two and four numbers (60 studies each) what was left of the height after 8 trials was 0.013, 0.08 and
-0.69 with three, 0.029, 0.17 and 0.78 with ten; with one or five it was much the same as with three.
-"""
 MOST_KNOBS = 4
 
 Row = Mapping[str, Any]
@@ -73,7 +67,7 @@ class Asked:
         here = context if is_inside else replace(context, value=None)  # it says nothing of a place at the edge
         seed = derived_seed(context.seed, self.name, context.number)
         known = [one for one in told if "constants" in one.facts]
-        for place in islice(places(here, narrowed, known, seed, by_chance=BY_CHANCE), ATTEMPTS):
+        for place in islice(places(here, narrowed, known, seed), ATTEMPTS):
             turn = {k.key: k.at(place[k.key]) for k in narrowed}
             moved = {key: value for key, value in turn.items() if value != knobs[key].value}
             files = space.turned(context.files, moved)

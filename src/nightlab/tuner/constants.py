@@ -16,44 +16,41 @@ from nightlab.values import Experiment, Proposal, Status, derived_seed
 ATTEMPTS = 20
 TOLD = 300
 """Of this many experiments at most: the sampler's time grows with them, its advice no longer does."""
-FEW = 8
-"""So many knobs TPE may see through by itself. Of three ways tried on scripts of six and seven knobs (`nightlab bench
-peers`), to let it turn all it asks for, four times in five, was best on one and worst on another; three seeds each."""
-STEP_SHARE, STEP_SHARE_OF_FEW = 0.5, 0.2
-"""How often a single step is taken rather than TPE asked. On bowls of 18 knobs under noise the height left after 100
-runs, mean of seven kinds, was 0.17 by steps alone, 0.30 by TPE alone and 0.13 by halves."""
-BREADTH = 3
-"""How many of many knobs TPE may turn at once: after 50 runs on those bowls 0.24 of the height was left, against 0.29
-with all it asks for."""
+STEP_SHARE = 0.2
+"""How often a single step is taken rather than the sampler asked."""
 
 Turn = Mapping[str, Number]
 """Key -> new value of the knobs that move."""
 
 
 class Constants:
-    """Turns numbers. Single steps ratchet along while they pay; on other asks Optuna's TPE moves a few at once."""
+    """Turns numbers: where a model of the score expects most, and now and then one of them a step further."""
 
     name = "tuner.constants"
 
     def __init__(self) -> None:
         self._memory = Memory()
+        self._origins: dict[str, tuple[int, Number]] = {}
+        """Key -> the first experiment that knew it, and what its value was before."""
 
     def learn(self, experiment: Experiment) -> None:
         """Remember what says something about constants, whichever arm tried it."""
         if experiment.facts.get("constants") and experiment.status is not Status.REJECTED:
             self._memory.learn(experiment)
+            before = {key: old for key, (old, _) in experiment.facts.get("turned", {}).items()}
+            for key, value in {**experiment.facts["constants"], **before}.items():
+                self._origins[key] = min(self._origins.get(key, (experiment.id, value)), (experiment.id, value))
 
     def propose(self, context: Context) -> Proposal | None:
-        """One knob a step further, or what TPE asks for."""
-        knobs = space.knobs(context.files)
+        """Where the sampler looks next, or one knob a step further."""
+        knobs = [k.since(self._origins.get(k.key, (0, k.value))[1]) for k in space.knobs(context.files)]
         if not knobs:
             return None
         told = self._memory.latest(TOLD)
         rng = Random(derived_seed(context.seed, self.name, context.number))
         busy = {str(key) for facts in context.racing for key in facts.get("turned", ())}
         steps, asks = partial(ratchet, knobs, told, rng, busy), partial(sampled, context, knobs, told, rng)
-        share = STEP_SHARE_OF_FEW if len(knobs) <= FEW else STEP_SHARE
-        ways = (steps, asks) if rng.random() < share else (asks, steps)
+        ways = (steps, asks) if rng.random() < STEP_SHARE else (asks, steps)
         turns = (turn for way in ways for turn in islice(way(), ATTEMPTS // 2))
         return next((p for turn in turns if (p := _proposal(context, knobs, turn))), None)
 
@@ -73,7 +70,7 @@ def _proposal(context: Context, knobs: Sequence[Knob], turn: Turn) -> Proposal |
 def told_in_words(moved: Sequence[Knob], turn: Turn) -> str:
     """The hypothesis: what is raised, lowered or switched."""
     if len(moved) > 1:
-        return ", ".join(f"{k.label} {k.value} → {turn[k.key]}" for k in moved) + " (TPE)"
+        return ", ".join(f"{k.label} {k.value} → {turn[k.key]}" for k in moved)
     knob, new = moved[0], turn[moved[0].key]
     if isinstance(new, bool):
         return f"turn {knob.label} {'on' if new else 'off'}"
@@ -141,10 +138,8 @@ def _moved(knob: Knob, place: float) -> Number:
 
 
 def sampled(context: Context, knobs: Sequence[Knob], told: Sequence[Experiment], rng: Random) -> Iterator[Turn]:
-    """What Optuna's TPE asks for; where there are many knobs, at most a few of them are turned."""
+    """What the sampler asks for."""
     from nightlab.tuner.sampler import places
 
     for asked in places(context, knobs, told, rng.randrange(2**31)):
-        moved = [k.key for k in knobs if k.at(asked[k.key]) != k.value]
-        chosen = rng.sample(moved, min(len(moved), len(knobs) if len(knobs) <= FEW else BREADTH))
-        yield {k.key: k.at(asked[k.key]) for k in knobs if k.key in chosen}
+        yield {k.key: k.at(asked[k.key]) for k in knobs}

@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -62,6 +62,18 @@ class Knob:
     def place_of(self, value: Number) -> float:
         """Where on the scale a value stands, moved to the nearest end where it lies outside."""
         return min(max(_place(self.kind, value), self.low), self.high)
+
+    def since(self, origin: Number) -> Knob:
+        """The same knob on the scale of the value it once had, reaching a step beyond where it stands now: a scale that
+        moved along would tell other places of the runs that are known."""
+        kind, low, high, step = _scale(self.label, origin) or (self.kind, self.low, self.high, self.step)
+        if kind in ("log", "powers", "linear", "count"):
+            at, least = _place(kind, self.value), 0.0 if isinstance(self.value, int) or kind == "linear" else -math.inf
+            low, high = (
+                min(low, max(at - step, least)),
+                max(high, min(at + step, 0.99 if kind == "linear" else math.inf)),
+            )
+        return replace(self, kind=kind, low=low, high=high, step=step)
 
     def at(self, place: float) -> Number:
         """The value at a place, as a person would write it."""
