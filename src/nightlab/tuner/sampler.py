@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from nightlab.proposer import Context
 from nightlab.tuner.space import Knob
@@ -56,18 +57,30 @@ def places(
     known, values, runs = _known(context, ranges, told)
     has_value, now = np.isfinite(values), np.array(ranges.inside({}))
     if has_value.sum() >= by_chance:
-        values = _flattened(np.where(has_value, values, values[has_value].max()))
-        shape = shaped(known, values, runs)
-        surrogate = Surrogate(known, values, runs, shape)
-        if context.racing:  # as if they had come to what is expected of them, so that no two look in one place
-            under_way = np.array([ranges.inside(facts.get("constants", {})) for facts in context.racing])
-            values, runs = np.append(values, surrogate.at(under_way)[0]), np.append(runs, np.ones(len(under_way)))
-            surrogate = Surrogate(np.vstack([known, under_way]), values, runs, shape)
-        found, best = _promising(surrogate, known, ranges, rng)
+        told_as = _flattened(np.where(has_value, values, values[has_value].max()))
+        with threadpool_limits(1, "blas"):  # an idea may not take cores from the runs beside it
+            surrogate = _surrogate(known, told_as, runs, [ranges.inside(facts) for facts in _open(context)])
+            found, best = _promising(surrogate, known, ranges, rng)
         yield from (ranges.places(_spared(surrogate, place, now, best)) for place in found)
     middle = np.full(len(knobs), 0.5) if context.value is None else now
     while True:
         yield ranges.places(_within(rng.normal(middle, _SPREAD)))
+
+
+def _open(context: Context) -> list[Mapping[str, Any]]:
+    """The constants of what is being tried at this moment."""
+    return [facts["constants"] for facts in context.racing if "constants" in facts]
+
+
+def _surrogate(known: Floats, values: Floats, runs: Floats, under_way: Sequence[Sequence[float]]) -> Surrogate:
+    """Made of what is known; what is under way counts as what is expected of it, so that no two look in one place."""
+    shape = shaped(known, values, runs)
+    surrogate = Surrogate(known, values, runs, shape)
+    if not under_way:
+        return surrogate
+    where = np.array(under_way)
+    values, runs = np.append(values, surrogate.at(where)[0]), np.append(runs, np.ones(len(where)))
+    return Surrogate(np.vstack([known, where]), values, runs, shape)
 
 
 def _known(context: Context, ranges: _Ranges, told: Sequence[Experiment]) -> tuple[Floats, Floats, Floats]:
