@@ -7,7 +7,7 @@ from decimal import Decimal
 from itertools import pairwise
 from math import atan, cos, exp, log, pi, sin, sqrt
 from statistics import fmean, stdev
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 
 class Interval(NamedTuple):
@@ -26,8 +26,8 @@ class Spread:
     any length costs the same per run.
     """
 
-    _ENOUGH, _PLAINLY = 4, 15.0
-    """Degrees of freedom, and how many times less variance; by chance alone one look in a hundred sees as much."""
+    _PLAINLY: ClassVar = {2: 100.0, 3: 30.0, 4: 15.0}
+    """Degrees of freedom of the newest -> how many times less variance: the 99 % points of F against a few others."""
 
     def __init__(self) -> None:
         self._trees: dict[Hashable, tuple[int, float, float]] = {}
@@ -45,22 +45,17 @@ class Spread:
     @property
     def sigma(self) -> float | None:
         """The estimate; None before any tree has run twice."""
-        if not self._freedom:
-            return None
-        squares, freedom = self._newest()
-        before, rest = max(self._squares - squares, 0.0), self._freedom - freedom
-        if freedom >= self._ENOUGH and rest > 1 and before * freedom > self._PLAINLY * squares * rest and squares > 0:
-            return sqrt(squares / freedom)
-        return sqrt(max(self._squares, 0.0) / self._freedom)
-
-    def _newest(self) -> tuple[float, int]:
-        """The sum of squares and the degrees of freedom of as many of the newest trees as are enough."""
-        squares, freedom = 0.0, 0
-        for count, _, own in reversed(self._trees.values()):
-            if freedom >= self._ENOUGH:
+        newest, freedom = 0.0, 0
+        for count, _, squares in reversed(self._trees.values()):
+            newest, freedom = newest + squares, freedom + count - 1
+            rest = self._freedom - freedom
+            if rest < 2:
                 break
-            squares, freedom = squares + own, freedom + count - 1
-        return squares, freedom
+            if freedom >= 2 and 0 < newest / freedom * self._PLAINLY[min(freedom, 4)] < (self._squares - newest) / rest:
+                return sqrt(newest / freedom)
+            if freedom >= 4:
+                break
+        return sqrt(max(self._squares, 0.0) / self._freedom) if self._freedom else None
 
     @property
     def freedom(self) -> int:

@@ -68,12 +68,13 @@ def score(asked: dict[str, Any], folder: Path, judge: str) -> dict[str, Any]:
     begin = time.process_time()
     signal.setitimer(signal.ITIMER_PROF, asked["cap"])
     try:
-        value = (tinylm if asked["script"] == "tinylm" else printed)(asked["source"], asked["seed"], folder, judge)
+        try:
+            value = (tinylm if asked["script"] == "tinylm" else printed)(asked["source"], asked["seed"], folder, judge)
+        finally:  # the signal may still come while it is being called off
+            signal.setitimer(signal.ITIMER_PROF, 0)
     except (Exception, SystemExit, TooLong) as error:  # noqa: BLE001 - a stranger's script, recorded whatever it does
         last = traceback.extract_tb(error.__traceback__)[-1]
         return {"failure": f"{type(error).__name__}: {error} (line {last.lineno})"}
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
     seconds = time.process_time() - begin
     return {"value": value, "cpu": seconds} if math.isfinite(value) else {"failure": f"the loss is {value}"}
 
