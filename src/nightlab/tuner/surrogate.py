@@ -1,7 +1,7 @@
 """The surrogate: a Gaussian process that says what any setting of the knobs would come to, and how sure it is.
 
 Matern 5/2 with a length for each knob; lengths and noise are the most probable ones under wide priors (Rasmussen and
-Williams 2006, chapters 2 and 5). numpy alone: the libraries that have it bring scipy or torch along, for a hundred runs.
+Williams 2006, chapters 2 and 5). numpy alone: the libraries that have it bring scipy or torch along for a hundred runs.
 """
 
 from __future__ import annotations
