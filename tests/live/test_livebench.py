@@ -7,7 +7,7 @@ from math import inf
 
 import numpy as np
 import pytest
-from conftest import need
+from conftest import need, shared
 from typer.testing import CliRunner
 
 from nightlab.cli import app
@@ -15,6 +15,8 @@ from nightlab.livebench import Row, conformance, from_online_fdr, from_savvi, ro
 
 
 def test_the_conformance_vectors_all_agree() -> None:
+    shared("growthbook-cases.json")
+
     assert conformance().value == 1
 
 
