@@ -41,6 +41,7 @@ HOSTILE = [
     ("prints no metric", "print('hello')", Status.INVALID, "printed no line 'score: number'"),
     ("prints two", "print('score: 1'); print('score: 2')", Status.INVALID, "printed score 2 times"),
     ("prints nan", "print('score: nan')", Status.INVALID, "not a finite number"),
+    ("prints a monster", "print('score: -1e308')", Status.INVALID, "too large to be compared"),
     ("prints the impossible", "print('score: -7')", Status.INVALID, "outside the task's bounds"),
     ("floods its log", "while True: print('x' * 10000)", Status.CRASHED, "printed more than 8 MB"),
     ("does not parse", "def (", Status.CRASHED, "SyntaxError"),

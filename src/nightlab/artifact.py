@@ -28,6 +28,8 @@ _MOST_MEMBERS = 10_000
 _MOST_HEADER = 100_000_000  # bytes; what the safetensors format itself allows
 _MOST_JSON = 64 * 1024 * 1024  # bytes; parsed, it takes about ten times as much
 _MOST_EXAMPLES = 1_000_000
+LARGEST = 1e100
+"""No value may be further from nought: what is squared and summed has to stay a number."""
 _WIDTHS = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2}
 _WIDTHS |= {"U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8}
 _BROKEN = (  # what zipfile, zlib, numpy and json raise at a file that is not in order
@@ -92,8 +94,8 @@ def one_for_each(values: list[float], name: str) -> tuple[float, ...]:
     """Per-example values, known to be two or more, not too many, and finite. Raises Invalid."""
     if not 2 <= len(values) <= _MOST_EXAMPLES:
         raise Invalid(f"{name} holds {len(values)} values; 2 to {_MOST_EXAMPLES} are needed")
-    if not np.isfinite(values).all():
-        raise Invalid(f"{name} holds values that are not finite")
+    if not (np.abs(values) <= LARGEST).all():
+        raise Invalid(f"{name} holds values that are not finite, or too large to be compared")
     return tuple(values)
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol, runtime_checkable
 
-from nightlab.artifact import taken
+from nightlab.artifact import LARGEST, taken
 from nightlab.errors import Invalid
 from nightlab.judge import Judge, Part, fingerprint, last_line, named
 from nightlab.values import Cost, Job, Measurement, Outcome, Run
@@ -97,9 +97,11 @@ def _json_value(text: str, metric: str) -> list[float]:
 
 
 def plausible(value: float, metric: str, bounds: tuple[float, float] | None) -> float:
-    """The value itself. Raises Invalid when it is not finite or outside the task's bounds."""
+    """The value itself. Raises Invalid when it is not finite, too large to be squared, or outside the task's bounds."""
     if not isfinite(value):
         raise Invalid(f"{metric} is {value}, not a finite number")
+    if abs(value) > LARGEST:
+        raise Invalid(f"{metric} is {value:g}, too large to be compared with others")
     if bounds and not bounds[0] <= value <= bounds[1]:
         raise Invalid(f"{metric} is {value:g}, outside the task's bounds {bounds[0]:g} to {bounds[1]:g}")
     return value
