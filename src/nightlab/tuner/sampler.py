@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from nightlab.artifact import LARGEST
 from nightlab.proposer import Context
 from nightlab.tuner.space import Knob
 from nightlab.tuner.surrogate import Floats, Surrogate, shaped
 from nightlab.values import Experiment
 
-BY_CHANCE = 5
+_BY_CHANCE = 5
 """So many values are known before the surrogate is asked."""
 _SPREAD = 0.3
 """Of the range: how far around."""
@@ -24,7 +25,7 @@ _MOST = 100
 _LOOKS, _TOPS, _NEAR, _ASKED = 500, 5, 100, 30
 _SPARED = 0.9
 """Of the improvement that is expected, so much has to be left by moving fewer knobs."""
-_OF_PRESENT, _LARGEST = 2.0, 1e100
+_OF_PRESENT = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +51,13 @@ class _Ranges:
 
 
 def places(
-    context: Context, knobs: Sequence[Knob], told: Sequence[Experiment], seed: int, *, by_chance: int = BY_CHANCE
+    context: Context, knobs: Sequence[Knob], told: Sequence[Experiment], seed: int
 ) -> Iterator[dict[str, float]]:
     """Key -> place of every knob, without end: the most promising first, then drawn around the present one."""
     rng, ranges = np.random.default_rng(seed), _Ranges(knobs)
     known, values, runs = _known(context, ranges, told)
     has_value, now = np.isfinite(values), np.array(ranges.inside({}))
-    if has_value.sum() >= by_chance:
+    if has_value.sum() >= _BY_CHANCE:
         told_as = _flattened(np.where(has_value, values, values[has_value].max()))
         with threadpool_limits(1, "blas"):  # an idea may not take cores from the runs beside it
             surrogate = _surrogate(known, told_as, runs, [ranges.inside(facts) for facts in _open(context)])
@@ -105,7 +106,7 @@ def _known(context: Context, ranges: _Ranges, told: Sequence[Experiment]) -> tup
 
 def _flattened(values: Floats) -> Floats:
     """What is far worse than most counts as hardly worse: how bad it is does not tell where the best is."""
-    values = np.clip(values, -_LARGEST, _LARGEST)
+    values = np.clip(values, -LARGEST, LARGEST)
     best = values.min()
     usual = float(np.median(values) - best)
     return np.asarray(np.log1p((values - best) / usual) if usual > 0 else np.sign(values - best))

@@ -68,11 +68,10 @@ class Knob:
         moved along would tell other places of the runs that are known."""
         kind, low, high, step = _scale(self.label, origin) or (self.kind, self.low, self.high, self.step)
         if kind in ("log", "powers", "linear", "count"):
-            at, least = _place(kind, self.value), 0.0 if isinstance(self.value, int) or kind == "linear" else -math.inf
-            low, high = (
-                min(low, max(at - step, least)),
-                max(high, min(at + step, 0.99 if kind == "linear" else math.inf)),
-            )
+            at, is_fraction = _place(kind, self.value), kind == "linear"
+            least = 0.0 if is_fraction or isinstance(self.value, int) else -math.inf
+            low = min(low, max(at - step, least))
+            high = max(high, min(at + step, 0.99 if is_fraction else math.inf))
         return replace(self, kind=kind, low=low, high=high, step=step)
 
     def at(self, place: float) -> Number:
