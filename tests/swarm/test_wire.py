@@ -255,9 +255,10 @@ def test_a_listener_that_fails_is_shown_and_listens_on(crowd: Site, monkeypatch:
             got.clear()
 
             until(is_heard)
-            assert a.wire.ask("d" * 64, b"bad", timeout=20.0) is None
-            assert a.wire.ask("d" * 64, b"good", timeout=20.0) == b"good"
-            assert shown == ["I cannot read this"] * 2
+            # On a machine that stands still for a moment a question may be lost, as any message may: it is asked again.
+            until(lambda: a.wire.ask("d" * 64, b"bad", timeout=5.0) is None and len(shown) > 1)
+            until(lambda: a.wire.ask("d" * 64, b"good", timeout=5.0) == b"good")
+            assert set(shown) == {"I cannot read this"}
 
 
 def test_a_flood_that_nobody_takes_fills_no_memory(crowd: Site) -> None:
