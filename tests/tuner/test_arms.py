@@ -207,6 +207,48 @@ def test_a_knob_stays_on_the_scale_of_its_first_value_in_whatever_order_that_is_
     assert (knob.since(64).kind, knob.since(64).low, knob.since(64).high) == ("powers", 0.0, 9.0)
 
 
+@pytest.mark.parametrize(
+    ("text", "reach"),
+    [
+        ("RATE = 0.01\n", (-9.644, -3.644)),  # in the middle: three octaves each way, and no further
+        ("RATE = 0.08\n", (-9.644, -2.644)),
+        ("RATE = 0.00125\n", (-10.644, -3.644)),
+        ("RATE = 0.16\n", (-9.644, -1.644)),  # outside already: from where it stands
+    ],
+)
+def test_a_knob_reaches_one_step_further_where_it_stands_at_an_end(text: str, reach: tuple[float, float]) -> None:
+    (knob,) = (k.since(0.01) for k in space.knobs({"a.py": text}))
+
+    assert (knob.beyond().low, knob.beyond().high) == pytest.approx(reach, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("text", "origin", "reach"),
+    [("DROPOUT = 0.98\n", 0.5, (0.2, 0.99)), ("DROPOUT = 0.01\n", 0.5, (0.0, 0.8)), ("LAYERS = 1\n", 1, (0.0, 2.0))],
+)
+def test_no_knob_reaches_where_its_values_have_no_meaning(text: str, origin: float, reach: tuple[float, float]) -> None:
+    (knob,) = (k.since(origin) for k in space.knobs({"a.py": text}))
+
+    assert (knob.beyond().low, knob.beyond().high) == reach
+
+
+@pytest.mark.parametrize(("last", "leaves"), [(Status.DISCARDED, True), (Status.KEPT, False)])
+def test_the_sampler_leaves_the_range_only_once_nothing_has_been_kept_for_a_while(
+    last: Status, leaves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "STEP_SHARE", 0.0)
+    arm, ends = constants.Constants(), [*[Status.KEPT] * 2, *[Status.DISCARDED] * (constants.PATIENCE - 1), last]
+    for number, status in enumerate(ends, 1):  # the higher the better, up to the end of the range of 0.01
+        rate = 0.08 if number == 2 else 0.01 * number / 2
+        told = step(number, "a.py:RATE", 0.01, rate, status)
+        arm.learn(replace(told, value=-rate, runs=1))
+
+    asked = [arm.propose(context("RATE = 0.08\n", seed, value=-0.08)) for seed in range(20)]
+
+    assert any(one.facts["constants"]["a.py:RATE"] > 0.08 for one in asked if one) is leaves
+    assert any(asked)
+
+
 def test_memory_keeps_the_order_of_the_study_whatever_the_order_of_telling() -> None:
     memory = Memory()
 

@@ -16,9 +16,12 @@ from nightlab.values import Experiment, Proposal, Status, derived_seed
 ATTEMPTS = 20
 TOLD = 300
 """Of this many experiments at most: the sampler's time grows with them, its advice no longer does."""
-STEP_SHARE = 0.2
+STEP_SHARE = 0.1
 """How often a single step is taken rather than the sampler asked. On bowls of 18 knobs under noise a tenth of the time
 and three tenths came to the same: a sixteenth of the height was left after 100 runs."""
+PATIENCE = 10
+"""So many runs without a keep, and the sampler looks beyond the ends of the ranges as well. Where it always did, what
+lies outside cost more runs than it was worth: tinylm was at 3.63 +- 0.03 after 40 runs in place of 3.54 +- 0.02."""
 
 Turn = Mapping[str, Number]
 """Key -> new value of the knobs that move."""
@@ -47,13 +50,19 @@ class Constants:
         knobs = [k.since(self._origins.get(k.key, (0, k.value))[1]) for k in space.knobs(context.files)]
         if not knobs:
             return None
-        told = self._memory.latest(TOLD)
+        told, further = self._memory.latest(TOLD), [k.beyond() for k in knobs]
+        reached = further if _is_stuck(told) else knobs
         rng = Random(derived_seed(context.seed, self.name, context.number))
         busy = {str(key) for facts in context.racing for key in facts.get("turned", ())}
-        steps, asks = partial(ratchet, knobs, told, rng, busy), partial(sampled, context, knobs, told, rng)
+        steps, asks = partial(ratchet, further, told, rng, busy), partial(sampled, context, reached, told, rng)
         ways = (steps, asks) if rng.random() < STEP_SHARE else (asks, steps)
         turns = (turn for way in ways for turn in islice(way(), ATTEMPTS // 2))
         return next((p for turn in turns if (p := _proposal(context, knobs, turn))), None)
+
+
+def _is_stuck(told: Sequence[Experiment]) -> bool:
+    """Whether nothing has been kept for a while."""
+    return len(told) >= PATIENCE and all(one.status is not Status.KEPT for one in told[-PATIENCE:])
 
 
 def _proposal(context: Context, knobs: Sequence[Knob], turn: Turn) -> Proposal | None:

@@ -36,6 +36,8 @@ FRACTIONS = words(
     "momentum beta betas dropout ratio fraction frac warmup warmdown cooldown decay ema alpha probability "
     "prob percent quantile keep smoothing mix"
 )
+_AT_THE_END = 0.1
+"""Of a step: so near to an end of its range a knob counts as standing there."""
 _LEAST_ZERO = -17.0  # 2^-17, about 1e-5: the smallest value that a knob at nought is tried at
 
 
@@ -64,15 +66,23 @@ class Knob:
         return min(max(_place(self.kind, value), self.low), self.high)
 
     def since(self, origin: Number) -> Knob:
-        """The same knob on the scale of the value it once had, reaching a step beyond where it stands now: a scale that
-        moved along would tell other places of the runs that are known."""
+        """The same knob on the scale of the value it once had, reaching as far as it stands now: a scale that moved
+        along would tell other places of the runs that are known."""
         kind, low, high, step = _scale(self.label, origin) or (self.kind, self.low, self.high, self.step)
         if kind in ("log", "powers", "linear", "count"):
-            at, is_fraction = _place(kind, self.value), kind == "linear"
-            least = 0.0 if is_fraction or isinstance(self.value, int) else -math.inf
-            low = min(low, max(at - step, least))
-            high = max(high, min(at + step, 0.99 if is_fraction else math.inf))
+            at = _place(kind, self.value)
+            low, high = min(low, at), max(high, at)
         return replace(self, kind=kind, low=low, high=high, step=step)
+
+    def beyond(self) -> Knob:
+        """The same knob, reaching one step further where it stands at an end of its range."""
+        low, high, is_fraction = self.low, self.high, self.kind == "linear"
+        if self.kind in ("log", "powers", "linear", "count"):
+            if self.place <= low + _AT_THE_END * self.step:
+                low = min(low, max(low - self.step, 0.0 if is_fraction or isinstance(self.value, int) else -math.inf))
+            if self.place >= high - _AT_THE_END * self.step:
+                high = max(high, min(high + self.step, 0.99 if is_fraction else math.inf))
+        return replace(self, low=low, high=high)
 
     def at(self, place: float) -> Number:
         """The value at a place, as a person would write it."""
