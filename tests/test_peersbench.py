@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import need
 
 from nightlab.peersbench import faults, page, systems, throughput, work
 from nightlab.peersbench.constants import Found, Script, summary
@@ -39,6 +40,16 @@ def test_after_kill_nine_nightlab_goes_on_and_has_lost_nothing(tmp_path: Path) -
     assert (told["lost"], told["survivors"], told["goes_on"]) == (0, 0, True)
 
 
+@pytest.mark.slow
+def test_a_disk_that_fills_ends_the_night_and_costs_nothing_that_was_decided(tmp_path: Path) -> None:
+    with faults.small_disk(tmp_path) as is_there:
+        need(is_there, "cannot mount a small disk here: only root may")
+
+    told = faults.filled(tmp_path, "nightlab", limit=90)
+
+    assert (told["exit"], told["lost"], told["survivors"], told["goes_on"]) == (4, 0, 0, True)
+
+
 @pytest.mark.parametrize("system", work.SYSTEMS)
 def test_every_system_is_told_the_same_edit_in_its_own_words(system: str) -> None:
     source, edit = work.program(3), work.Edit("good", "SWITCH_001", "1.5")
@@ -66,8 +77,8 @@ def test_evaluations_are_read_from_the_log_that_all_write(tmp_path: Path) -> Non
     lines = [("begin", "start", 0), ("end", "start", 1), ("begin", "a", 1), ("begin", "b", 1.5), ("end", "a", 2)]
     lines += [("begin", "c", 2), ("end", "c", 3), ("begin", "a", 3), ("end", "a", 4)]
     log = "".join(json.dumps({"event": event, "key": key, "at": at}) + "\n" for event, key, at in lines)
-    (tmp_path / "log.jsonl").write_text(log)
-    search = systems.Search(Setting("gepa", ""), Plan(3), tmp_path)
+    systems.log(tmp_path / "search").write_text(log)
+    search = systems.Search(Setting("gepa", ""), Plan(3), tmp_path / "search")
 
     assert search.looks()[:2] == [Look("start", 0, 1), Look("a", 1, 2)]
     assert [one.key for one in search.candidates()] == ["a", "b", "c"]
@@ -89,7 +100,9 @@ def test_the_tables_say_what_was_found_and_leave_the_rest_of_the_page(tmp_path: 
     found = [Found("diabetes", name, seed, 40, "", 55, 55 + seed) for name in ("nightlab", "tpe") for seed in (0, 1)]
     found.append(Found("diabetes", "tpe", 2, 40, "", 50, 50))
     row = {"system": "nightlab", "label": "8 drafts", "rate": 117.0, "at_once": 2, "experiments": 60, "gap_ms": 20.0}
+    full = {"system": "gepa", "before": 31, "more": 9, "exit": None, "lost": 9, "survivors": 0, "goes_on": True}
     results = {"machine": "a machine", "versions": {"nightlab": "1"}, "grid": [row], "alone": [{**row, "rate": None}]}
+    results["filled"] = [full]
     target = tmp_path / "page.md"
     target.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
 
@@ -101,4 +114,5 @@ def test_the_tables_say_what_was_found_and_leave_the_rest_of_the_page(tmp_path: 
     assert "\nold\n" not in text
     assert "| nightlab | 8 drafts | 117.0 | 98% | 1.00 | 2 | 60 |" in text
     assert "| diabetes | 40 | 2 | **55.5 ± 0.5** | **55.5 ± 0.5** |" in text
+    assert "| gepa | 31 | stays, 9 more | 9 | 0 | yes |" in text
     assert summary(found)[0]["seeds"] == 2

@@ -1,4 +1,5 @@
-"""One recorded bank of edits to every system in the same order, and faults: hangs, kill -9, a model out of order."""
+"""One recorded bank of edits to every system in the same order, and faults: hangs, kill -9, a full disk, a model out of
+order."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ SETTINGS = {
 }
 TIMEOUT = 4
 _GRACE = 2.0
+_FULL = 15.0
+"""Seconds that a search is left alone with a full disk."""
 _BEFORE_THE_KILL, _ALL = 30, 150  # far enough apart that a busy machine does not sleep through the rest
 
 
@@ -93,20 +97,72 @@ def killed(cache: Path, system: str, *, limit: float) -> Mapping[str, Any]:
         os.kill(search.process.pid, signal.SIGKILL)
         search.process.wait()
         left = len(survivors(search))
-        before = sum(one.end is not None for one in search.candidates())
+        before = _through(search)
         systems.end(search)
         known = remembered(cache, search)
         systems.start(search, cache, url)
         systems.watch(search, limit=limit, candidates=before + 5)
-        after = sum(one.end is not None for one in search.candidates())
+        after = _through(search)
         told = {"system": system, "before": before, "survivors": left, "known": known}
         return told | {"lost": max(0, before - known), "goes_on": after > before}
+
+
+@contextmanager
+def small_disk(place: Path) -> Iterator[bool]:
+    """A file system of 300 MB at an empty folder; whether it could be mounted, which needs root."""
+    words = ["mount", "-t", "tmpfs", "-o", "size=300m,mode=700", "tmpfs", str(place)]
+    is_there = subprocess.run(words, capture_output=True, check=False).returncode == 0
+    try:
+        yield is_there
+    finally:
+        if is_there:
+            subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def filled(cache: Path, system: str, *, limit: float) -> Mapping[str, Any] | None:
+    """A disk that fills up in the middle: whether the search ends by itself (its exit status), what it makes of a full
+    disk, what was lost, and whether it goes on once there is room. None where no small disk can be mounted."""
+    plan = Plan(_ALL, seconds=0.05)
+    with tempfile.TemporaryDirectory(prefix="nightlab-bench-") as name:
+        folder = Path(name) / "search"
+        folder.mkdir()
+        with small_disk(folder) as is_there:
+            if not is_there:
+                return None
+            with systems.searching(folder, cache, SETTINGS[system], plan, work.harmful(2 * _ALL)) as (search, _, url):
+                systems.watch(search, limit=limit, candidates=_BEFORE_THE_KILL)
+                before = _through(search)
+                _fill(folder / "filler")
+                systems.watch(search, limit=_FULL)
+                assert search.process is not None
+                status = search.process.poll()
+                systems.end(search)
+                left = len(survivors(search))
+                (folder / "filler").unlink()
+                done, known = _through(search), remembered(cache, search)
+                systems.start(search, cache, url)
+                systems.watch(search, limit=limit, candidates=done + 5)
+                told = {"system": system, "before": before, "more": done - before, "exit": status, "survivors": left}
+                return told | {"lost": max(0, done - known), "goes_on": _through(search) > done}
+
+
+def _through(search: Search) -> int:
+    return sum(one.end is not None for one in search.candidates())
+
+
+def _fill(path: Path) -> None:
+    """Write until there is no room for another byte."""
+    with path.open("wb", buffering=0) as file:
+        for size in (1 << 20, 1 << 12, 1):
+            with suppress(OSError):
+                while file.write(bytes(size)) == size:
+                    pass
 
 
 def remembered(cache: Path, search: Search) -> int:
     """How many candidates a system would go on from."""
     if search.setting.system == "nightlab":
-        return sum(one.end is not None for one in search.candidates())
+        return _through(search)
     driver = files("nightlab") / f"peersbench/drivers/run_{search.setting.system}.py"
     command = [str(systems.environment(cache, search.setting.system)), str(driver), str(search.folder), "known"]
     said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
@@ -128,5 +184,5 @@ def refused(cache: Path, system: str, *, limit: float) -> Mapping[str, Any]:
         ),
     ):
         systems.watch(search, limit=limit, candidates=plan.experiments)
-        done = sum(one.end is not None for one in search.candidates())
+        done = _through(search)
         return {"system": system, "experiments": done, "answers": model.told, "seconds": search.wall}

@@ -44,6 +44,8 @@ def markdown(results: Mapping[str, Any], constants: Sequence[Found]) -> str:
         parts.append(bank(rows))
     if rows := results.get("killed"):
         parts.append(killed(rows, results.get("refused", [])))
+    if rows := results.get("filled"):
+        parts.append(filled(rows))
     return "\n\n".join(parts) + "\n"
 
 
@@ -176,6 +178,26 @@ def killed(rows: Rows, refused: Rows) -> str:
         "of 30 with every third answer an error",
     ]  # fmt: skip
     return "## Faults\n\n" + _table(heads, shown)
+
+
+def filled(rows: Rows) -> str:
+    """A disk that fills up."""
+    shown = [
+        [
+            row["system"],
+            row["before"],
+            f"stays, {row['more']} more" if row["exit"] is None else f"ends with {row['exit']}, {row['more']} more",
+            row["lost"],
+            row["survivors"],
+            "yes" if row["goes_on"] else "no",
+        ]
+        for row in rows
+    ]
+    heads = [
+        "system", "experiments before it was full", "then, in 15 s", "lost", "processes left after 2 s",
+        "goes on once there is room",
+    ]  # fmt: skip
+    return "## A disk that fills up\n\n" + _table(heads, shown)
 
 
 def _with_error(mean: float, error: float | None) -> str:

@@ -32,6 +32,9 @@ def play(
         results["bank"] = _told((faults.replayed(cache, one, n, limit=90.0) for n in range(banks) for one in only), say)
     if "faults" in parts:
         results["killed"] = _told((faults.killed(cache, one, limit=60.0) for one in only), say)
+        results["filled"] = _told((row for one in only if (row := faults.filled(cache, one, limit=60.0))), say)
+        if only and not results["filled"]:
+            say("a full disk is left out: only root may mount a small one")
         results["refused"] = _told((faults.refused(cache, one, limit=90.0) for one in only), say)
     (cache / "results.json").write_text(json.dumps(results, indent=1))
     if "constants" in parts:

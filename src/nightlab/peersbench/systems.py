@@ -115,9 +115,7 @@ class Search:
 
     def looks(self) -> list[Look]:
         """Every evaluation so far."""
-        return (
-            _ledger_looks(self.folder) if self.setting.system == "nightlab" else _log_looks(self.folder / "log.jsonl")
-        )
+        return _ledger_looks(self.folder) if self.setting.system == "nightlab" else _log_looks(log(self.folder))
 
     def evaluations(self) -> int:
         """How many evaluations there were in all: those of the start, and those made again."""
@@ -142,7 +140,7 @@ class Search:
 
 def lay(folder: Path, setting: Setting, plan: Plan, url: str, switches: int) -> None:
     """Write what a system is given."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "program.py").write_text(work.program(switches))
     if setting.system == "nightlab":
         (folder / TASK_FILE).write_text(_TASK.format(timeout=plan.timeout))
@@ -151,7 +149,7 @@ def lay(folder: Path, setting: Setting, plan: Plan, url: str, switches: int) -> 
         return
     told = {
         "url": url,
-        "log": str(folder / "log.jsonl"),
+        "log": str(log(folder)),
         "slots": setting.slots,
         "thinkers": setting.thinkers,
         "style": setting.style,
@@ -163,6 +161,11 @@ def lay(folder: Path, setting: Setting, plan: Plan, url: str, switches: int) -> 
     (folder / "plan.json").write_text(json.dumps(told))
     (folder / "evaluate.py").write_text(work.EVALUATE)
     (folder / "documented.py").write_text(work.DOCUMENTED)
+
+
+def log(folder: Path) -> Path:
+    """Where the evaluations of a search are noted: beside its folder, whose disk may be full."""
+    return folder.parent / f"{folder.name}.jsonl"
 
 
 def command(cache: Path, setting: Setting, plan: Plan, folder: Path) -> list[str]:
