@@ -17,6 +17,7 @@ import pytest
 from conftest import SCRIPT, TASK, git, make_repository, need, shared, wait_for
 
 from nightlab.place import find
+from nightlab.testing.disk import small_disk
 
 Nightlab = Callable[..., subprocess.CompletedProcess[str]]
 STATUS = {
@@ -458,21 +459,16 @@ def test_a_ledger_from_a_newer_version_is_left_alone(nightlab: Nightlab, folder:
 
 
 @contextmanager
-def small_disk(place: Path, size: str) -> Iterator[Path]:
-    """A file system of its own; needs root."""
+def some_disk(place: Path, size: str) -> Iterator[Path]:
+    """A file system of its own."""
     place.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], capture_output=True, text=True
-    )
-    need(made.returncode == 0, f"cannot mount a small disk here: {made.stderr.strip()}")
-    try:
+    with small_disk(place, size) as missing:
+        need(not missing, f"cannot mount a small disk here: {missing}")
         yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def test_a_nearly_full_disk_is_a_pause_with_a_word(nightlab: Nightlab, tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "20m") as disk:
+    with some_disk(tmp_path / "disk", "20m") as disk:
         folder = make_repository(disk / "study", {"train.py": SCRIPT, "nightlab.toml": TASK})
 
         done = nightlab("run", "--no-audit", at=folder, check=False)
@@ -493,7 +489,7 @@ print('score:', KNOB)
 
 @pytest.mark.slow
 def test_a_disk_that_fills_up_during_a_run_is_no_finding_about_the_patch(nightlab: Nightlab, tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "300m") as disk:
+    with some_disk(tmp_path / "disk", "300m") as disk:
         script = FILLING.format(body="time.sleep(1)")
         folder = make_repository(disk / "study", {"train.py": script, "nightlab.toml": TASK})
         process = start(folder, "--experiments", "1")
@@ -514,7 +510,7 @@ def test_a_disk_that_fills_up_during_a_run_is_no_finding_about_the_patch(nightla
 
 
 def test_a_run_that_fills_the_disk_itself_is_to_blame(nightlab: Nightlab, tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "300m") as disk:
+    with some_disk(tmp_path / "disk", "300m") as disk:
         script = FILLING.format(body="open('big', 'wb').write(bytes(4 * 10**8))")
         folder = make_repository(disk / "study", {"train.py": script, "nightlab.toml": TASK})
 
@@ -525,7 +521,7 @@ def test_a_run_that_fills_the_disk_itself_is_to_blame(nightlab: Nightlab, tmp_pa
 
 
 def test_a_read_only_folder_is_told(nightlab: Nightlab, tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "200m") as disk:
+    with some_disk(tmp_path / "disk", "200m") as disk:
         folder = make_repository(disk / "study", {"train.py": SCRIPT, "nightlab.toml": TASK})
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
 

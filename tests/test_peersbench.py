@@ -11,6 +11,7 @@ from conftest import need
 from nightlab.peersbench import faults, page, systems, throughput, work
 from nightlab.peersbench.constants import Found, Script, summary
 from nightlab.peersbench.systems import Look, Plan, Setting
+from nightlab.testing.disk import small_disk
 
 
 @pytest.mark.slow
@@ -42,8 +43,8 @@ def test_after_kill_nine_nightlab_goes_on_and_has_lost_nothing(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_disk_that_fills_ends_the_night_and_costs_nothing_that_was_decided(tmp_path: Path) -> None:
-    with faults.small_disk(tmp_path) as is_there:
-        need(is_there, "cannot mount a small disk here: only root may")
+    with small_disk(tmp_path, "1m") as missing:
+        need(not missing, f"cannot mount a small disk here: {missing}")
 
     told = faults.filled(tmp_path, "nightlab", limit=90)
 

@@ -9,14 +9,15 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from nightlab.peersbench import systems, work
 from nightlab.peersbench.systems import Plan, Search, Setting
+from nightlab.testing.disk import small_disk
 
 SETTINGS = {
     "nightlab": Setting("nightlab", "", 2, 2),
@@ -107,18 +108,6 @@ def killed(cache: Path, system: str, *, limit: float) -> Mapping[str, Any]:
         return told | {"lost": max(0, before - known), "goes_on": after > before}
 
 
-@contextmanager
-def small_disk(place: Path) -> Iterator[bool]:
-    """A file system of 300 MB at an empty folder; whether it could be mounted, which needs root."""
-    words = ["mount", "-t", "tmpfs", "-o", "size=300m,mode=700", "tmpfs", str(place)]
-    is_there = subprocess.run(words, capture_output=True, check=False).returncode == 0
-    try:
-        yield is_there
-    finally:
-        if is_there:
-            subprocess.run(["umount", "-l", str(place)], check=True)
-
-
 def filled(cache: Path, system: str, *, limit: float) -> Mapping[str, Any] | None:
     """A disk that fills up in the middle: whether the search ends by itself (its exit status), what it makes of a full
     disk, what was lost, and whether it goes on once there is room. None where no small disk can be mounted."""
@@ -126,8 +115,8 @@ def filled(cache: Path, system: str, *, limit: float) -> Mapping[str, Any] | Non
     with tempfile.TemporaryDirectory(prefix="nightlab-bench-") as name:
         folder = Path(name) / "search"
         folder.mkdir()
-        with small_disk(folder) as is_there:
-            if not is_there:
+        with small_disk(folder, "300m") as missing:
+            if missing:
                 return None
             with systems.searching(folder, cache, SETTINGS[system], plan, work.harmful(2 * _ALL)) as (search, _, url):
                 systems.watch(search, limit=limit, candidates=_BEFORE_THE_KILL)
